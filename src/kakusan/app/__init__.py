@@ -1,0 +1,1 @@
+"""What users touch: the Python API, the command line and what stands on them."""

@@ -1,0 +1,145 @@
+"""The catalog: an explicit table from ``kind`` to class. A model file can name these and nothing else.
+
+Other packages add parts by an entry point of the group ``kakusan.catalog`` whose name is the kind.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from kakusan.part import KakusanError, Part, Spec
+
+__all__ = ["CATALOG", "build", "find", "kinds"]
+
+CATALOG: dict[str, str] = {
+    "process/vp": "kakusan.core.process:VP",
+    "process/ve": "kakusan.core.process:VE",
+    "process/flow": "kakusan.core.process:Flow",
+    "process/shifted": "kakusan.core.process:Shifted",
+    "process/zero-terminal": "kakusan.core.process:ZeroTerminal",
+    "process/tabulated": "kakusan.core.process:Tabulated",
+    "param/eps": "kakusan.core.param:Eps",
+    "param/x0": "kakusan.core.param:X0",
+    "param/v": "kakusan.core.param:V",
+    "param/velocity": "kakusan.core.param:Velocity",
+    "param/karras": "kakusan.core.param:Karras",
+    "space/flat": "kakusan.core.space:Flat",
+    "space/centred": "kakusan.core.space:Centred",
+    "space/sphere": "kakusan.core.space:Sphere",
+    "density/uniform-t": "kakusan.core.objective:UniformT",
+    "density/log-normal": "kakusan.core.objective:LogNormal",
+    "density/logit-normal": "kakusan.core.objective:LogitNormal",
+    "density/laplace": "kakusan.core.objective:Laplace",
+    "weight/eps-uniform": "kakusan.core.objective:EpsUniform",
+    "weight/min-snr": "kakusan.core.objective:MinSNR",
+    "weight/edm": "kakusan.core.objective:EDM",
+    "weight/sigmoid": "kakusan.core.objective:Sigmoid",
+    "weight/flow-uniform": "kakusan.core.objective:FlowUniform",
+    "objective/denoising": "kakusan.core.objective:Denoising",
+    "grid/karras": "kakusan.core.grid:Karras",
+    "grid/uniform-lam": "kakusan.core.grid:UniformLam",
+    "grid/uniform-t": "kakusan.core.grid:UniformT",
+    "grid/discrete": "kakusan.core.grid:Discrete",
+    "grid/listed": "kakusan.core.grid:Listed",
+    "solver/ddim": "kakusan.core.solver:DDIM",
+    "solver/heun": "kakusan.core.solver:Heun",
+    "solver/dpm2m": "kakusan.core.solver:DPM2M",
+    "solver/unipc": "kakusan.core.solver:UniPC",
+    "solver/ipndm": "kakusan.core.solver:IPNDM",
+    "guide/plain": "kakusan.core.guide:Plain",
+    "guide/classifier-free": "kakusan.core.guide:ClassifierFree",
+    "guide/several": "kakusan.core.guide:Several",
+    "guide/chain": "kakusan.core.guide:Chain",
+    "guide/interval": "kakusan.core.guide:Interval",
+    "denoiser": "kakusan.core.denoiser:Denoiser",
+    "model": "kakusan.core.model:Model",
+    "net/unet": "kakusan.nets.unet:UNet",
+    "net/dit": "kakusan.nets.dit:DiT",
+    "condition/label": "kakusan.conditions.label:Label",
+    "condition/vector": "kakusan.conditions.scalar:Vector",
+    "domain/image": "kakusan.domains.image:Image",
+    "augment/affine": "kakusan.domains.augment:Affine",
+    "optim/muon": "kakusan.training.optim:Muon",
+    "optim/adamw": "kakusan.training.optim:AdamW",
+    "training": "kakusan.training.settings:Training",
+}
+
+_DEPTH = 16  # a spec nests no deeper
+_ITEMS = 100_000  # and has no more values
+
+
+@cache
+def kinds() -> dict[str, str]:
+    """The table with what installed packages add to it; they cannot replace an entry."""
+    added = {point.name: point.value for point in entry_points(group="kakusan.catalog")}
+    return added | CATALOG
+
+
+def find(kind: str, where: str = "spec") -> type[Part]:
+    """The class of a kind."""
+    table = kinds()
+    if not isinstance(kind, str) or kind not in table:
+        shown = repr(kind)[:60]
+        group = [k for k in table if k.split("/")[0] == str(kind).split("/")[0]]
+        close = difflib.get_close_matches(str(kind), table, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(group or table)}"
+        raise KakusanError(f"{where}: kind {shown} is not known; {hint}")
+    module, name = table[kind].split(":")
+    found = getattr(importlib.import_module(module), name)
+    assert isinstance(found, type) and issubclass(found, Part)
+    return found
+
+
+def build(spec: Spec, where: str = "spec") -> Part:
+    """The part that a spec describes, built from the bottom up; errors name the place in the tree."""
+    _bound(spec, where)
+    return _build(spec, where)
+
+
+def _build(spec: Spec, where: str) -> Part:
+    if not isinstance(spec, dict) or "kind" not in spec:
+        raise KakusanError(f"{where}: expected a table with a 'kind', got {type(spec).__name__}")
+    cls = find(spec["kind"], where)
+    allowed = list(cls.signature().parameters)
+    arguments: dict[str, Any] = {}
+    for name, value in spec.items():
+        if name == "kind":
+            continue
+        if name not in allowed:
+            close = difflib.get_close_matches(name, allowed, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes: {', '.join(allowed) or 'nothing'}"
+            raise KakusanError(f"{where}: {spec['kind']} takes no argument {name!r}; {hint}")
+        arguments[name] = _value(value, f"{where}.{name}")
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise KakusanError(f"{where}: {spec['kind']} cannot be built: {error}") from error
+
+
+def _value(value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        if "kind" in value:
+            return _build(value, where)
+        return {k: _value(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_value(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    return value
+
+
+def _bound(spec: Any, where: str) -> None:
+    """Refuse specs of absurd depth or size before anything is built."""
+    count = 0
+    stack: list[tuple[Any, int]] = [(spec, 0)]
+    while stack:
+        value, depth = stack.pop()
+        count += 1
+        if depth > _DEPTH or count > _ITEMS:
+            raise KakusanError(f"{where}: nested deeper than {_DEPTH} or more than {_ITEMS} values; not a kakusan spec")
+        if isinstance(value, dict):
+            stack += [(v, depth + 1) for v in value.values()]
+        elif isinstance(value, list):
+            stack += [(v, depth + 1) for v in value]

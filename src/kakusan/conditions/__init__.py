@@ -1,0 +1,1 @@
+"""Conditions: encoders from what a user says to the ports of a network."""

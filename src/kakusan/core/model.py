@@ -1,0 +1,120 @@
+"""Encoder and Model: the root of the spec tree; a denoiser with the conditions it understands and its data's domain."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kakusan.core.batch import Cond, Inputs
+from kakusan.core.denoiser import Denoiser
+from kakusan.core.guide import Branches
+from kakusan.core.rng import Rng
+from kakusan.part import KakusanError, Part
+
+__all__ = ["Encoder", "Model"]
+
+
+class Encoder(Part, nn.Module, abc.ABC):
+    """One condition: users' values to tensors once, and those to a ``Cond`` at every step. It owns its learned null."""
+
+    @abc.abstractmethod
+    def prepare(self, values: list[Any]) -> dict[str, Tensor]:
+        """One value a sample (a label, a caption, None = no condition) to tensors (B, ...), without the parameters."""
+
+    def draw(self, x0: Tensor, inputs: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
+        """What is random about this condition in training (masks, low resolution and its noise); nothing, by default."""
+        return inputs
+
+    @abc.abstractmethod
+    def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
+        """Prepared inputs (B, ...); keep (B,) bool, False = the learned null in that row's place."""
+
+    def null(self, batch: int) -> dict[str, Tensor]:
+        """Inputs of ``batch`` samples without this condition."""
+        return self.prepare([None] * batch)
+
+
+class Model(Part, nn.Module):
+    """Everything needed to sample: denoiser, domain, encoders by name and the sampling defaults.
+
+    ``domain`` is any part (the core knows no modality). ``defaults`` are the sampling settings used where none is
+    asked for: ``{"solver": spec, "grid": spec, "steps": int, "guidance": float, ...}``.
+    """
+
+    kind = "model"
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        domain: Part | None = None,
+        encoders: Mapping[str, Encoder] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.domain = domain
+        self.encoders = nn.ModuleDict(dict(encoders or {}))
+        self.defaults = dict(defaults or {})
+
+    def encoder(self, name: str) -> Encoder:
+        """The encoder of a condition, by its name."""
+        if name not in self.encoders:
+            raise KakusanError(f"this model knows no condition {name!r}; it has: {', '.join(self.encoders) or 'none'}")
+        found = self.encoders[name]
+        assert isinstance(found, Encoder)
+        return found
+
+    def cond(self, inputs: Inputs, keep: Mapping[str, Tensor], batch: int, mask: Tensor | None = None) -> Cond:
+        """All conditions of a batch as one ``Cond``; an encoder without inputs, or with keep False, gives its null."""
+        for name in inputs:
+            self.encoder(name)
+        device = next(self.parameters()).device
+        conds = []
+        for name in self.encoders:
+            encoder = self.encoder(name)
+            given = inputs.get(name)
+            kept = keep.get(name)
+            if given is None:
+                given, kept = encoder.null(batch), torch.zeros(batch, dtype=torch.bool)
+            elif kept is None:
+                kept = torch.ones(batch, dtype=torch.bool)
+            given = {k: v.to(device, non_blocking=True) for k, v in given.items()}
+            conds.append(encoder(given, kept.to(device, non_blocking=True)))
+        return Cond.merge(conds, mask)
+
+    def branches(self, conds: list[Cond]) -> Branches:
+        """One batched evaluation of all condition branches: ``branches(x, t, s)`` gives one estimate of x0 for each;
+        ``which`` evaluates some of them only."""
+        joint = {tuple(range(len(conds))): _stack(conds)}
+
+        def evaluate(x: Tensor, t: Tensor, s: Tensor, which: tuple[int, ...] | None = None) -> tuple[Tensor, ...]:
+            chosen = tuple(range(len(conds))) if which is None else which
+            if chosen not in joint:
+                joint[chosen] = _stack([conds[i] for i in chosen])
+            count = len(chosen)
+            repeated = x if count == 1 else x.repeat(count, *[1] * (x.ndim - 1))
+            time = t.repeat(count) if t.ndim else t
+            return tuple(self.denoiser(repeated, time, joint[chosen]).chunk(count))
+
+        return evaluate
+
+
+def _stack(conds: list[Cond]) -> Cond:
+    """Conditions of several branches along the batch dimension; they use the same ports."""
+    if len(conds) == 1:
+        return conds[0]
+    names = ("vector", "tokens", "tokens_mask", "field", "mask")
+    ports: dict[str, Tensor | None] = {}
+    for name in names:
+        values = [getattr(c, name) for c in conds]
+        used = [v for v in values if v is not None]
+        if used and len(used) != len(conds):
+            raise KakusanError(
+                f"guidance branches disagree: port {name!r} is used by {len(used)} of {len(conds)} of them"
+            )
+        ports[name] = torch.cat(used) if used else None
+    return Cond(**ports)

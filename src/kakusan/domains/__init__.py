@@ -1,0 +1,1 @@
+"""Thin adapters around the core, one a modality: the only place that knows files and units."""

@@ -1,0 +1,360 @@
+"""Image: pictures of any number of channels and 8, 16 or 32 bits, as what they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image as Pil
+from torch import Tensor
+
+from kakusan.core.space import Flat
+from kakusan.domains import picture
+from kakusan.domains.domain import Domain, Record
+from kakusan.part import KakusanError
+
+__all__ = ["Image"]
+
+_CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
+_DTYPES = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16), 32: np.dtype(np.float32)}
+_SIDES = (32, 48, 64, 96, 128)
+
+
+class Image(Domain):
+    """Pictures; the model sees (C, H, W) float32 in [-1, 1].
+
+    ``size`` is [H, W]. ``mode`` is "L", "RGB", "RGBA" or "array" (``channels`` of them, saved as ``.npy``; "I;16" and "F" are
+    read as "L" of 16 and 32 bits). ``depth`` 8, 16 or 32 bits (float, where ``low`` and ``high`` go to -1 and 1). ``fit``: "crop"
+    covers the size and cuts the centre, "pad" shows everything on the colour of its border, "stretch" ignores proportions.
+    RGBA trains as premultiplied colour and alpha (nothing = -1), so a resize leaves no fringe and hidden colours do not matter.
+    """
+
+    kind = "domain/image"
+
+    def __init__(
+        self,
+        size: list[int],
+        mode: str = "RGB",
+        depth: int = 8,
+        fit: str = "crop",
+        sigma_data: float = 0.5,
+        channels: int | None = None,
+        low: float | None = None,
+        high: float | None = None,
+    ) -> None:
+        if mode in ("I;16", "F"):
+            mode, depth = "L", 16 if mode == "I;16" else 32
+        if mode not in (*_CHANNELS, "array"):
+            raise KakusanError(f"mode is {mode!r}; it is one of L, RGB, RGBA, array")
+        if depth not in _DTYPES:
+            raise KakusanError(f"depth is {depth!r}; it is 8, 16 or 32 bits")
+        if fit not in ("crop", "pad", "stretch"):
+            raise KakusanError(f"fit is {fit!r}; it is one of crop, pad, stretch")
+        if mode == "array" and not channels:
+            raise KakusanError('mode "array" needs channels=COUNT')
+        if mode != "array" and channels not in (None, _CHANNELS[mode]):
+            raise KakusanError(f"mode {mode!r} has {_CHANNELS[mode]} channels; got channels={channels}")
+        if len(size) != 2 or min(size) < 1:
+            raise KakusanError(f"size is {size!r}; give [height, width] in pixels")
+        self.height, self.width = int(size[0]), int(size[1])
+        self.mode, self.depth, self.how = mode, depth, fit
+        self.channels = int(channels or _CHANNELS[mode])
+        self.sigma_data = float(sigma_data)
+        top = {8: 255.0, 16: 65535.0, 32: 1.0}[depth]
+        self.low, self.high = float(0.0 if low is None else low), float(top if high is None else high)
+        if not self.high > self.low:
+            raise KakusanError(f"low={self.low} and high={self.high}: high must be greater")
+        self.space = Flat()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.height, self.width
+
+    @property
+    def packed(self) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+        """Shape (H, W, C) and dtype of a fitted picture, as the cache holds it."""
+        return (self.height, self.width, self.channels), _DTYPES[self.depth]
+
+    def cache_spec(self) -> dict[str, Any]:
+        """What decides the fitted pixels: the part of the spec a cache is keyed by."""
+        names = ("kind", "size", "mode", "depth", "fit", "channels")
+        return {name: value for name, value in self.spec().items() if name in names}
+
+    @classmethod
+    def fit(cls, records: Iterable[Record], **choices: Any) -> Self:
+        """The domain that suits these records (a sample of some hundred is enough; at most 2,048 are read).
+
+        Choices override what is read off the data: size (int or [H, W]), mode, depth, fit, low, high, sigma_data. The mode is the
+        widest present, the depth that of the majority; one common size up to 64 is kept, else the median short side is
+        rounded down to one of 32, 48 and 64.
+        """
+        known = {"size", "mode", "depth", "fit", "low", "high", "sigma_data", "channels"}
+        if unknown := sorted(set(choices) - known):
+            raise KakusanError(f"Image.fit knows no choice {unknown[0]!r}; it knows {', '.join(sorted(known))}")
+        chosen = {k: v for k, v in choices.items() if v is not None}
+        sample = _Sample(records)
+        built: dict[str, Any] = {"mode": sample.mode(), "depth": sample.depth(), "size": sample.size()}
+        built |= chosen
+        if isinstance(built["size"], int):
+            built["size"] = [built["size"], built["size"]]
+        built["size"] = [int(n) for n in built["size"]]
+        if built["mode"] in ("I;16", "F"):
+            built |= {"mode": "L", "depth": 16 if built["mode"] == "I;16" else 32}
+        if built["mode"] == "array":
+            built.setdefault("channels", sample.channels)
+        if built["depth"] == 32:
+            low, high = sample.range()
+            built |= {"low": built.get("low", low), "high": built.get("high", high)}
+        domain = cls(**built)
+        if "sigma_data" in chosen:
+            return domain
+        return domain.replace(sigma_data=_spread(domain, sample.kept))
+
+    def load(self, data: bytes, name: str) -> Record:
+        """Decode one file's bytes, at its own size and depth; raises KakusanError (PictureError) with the reason."""
+        return picture.decode(data, name)
+
+    def pack(self, data: bytes | np.ndarray, name: str = "array") -> np.ndarray:
+        """A file's bytes, or an array (H, W, C), straight to fitted pixels; large JPEGs are decoded at a fraction."""
+        if isinstance(data, np.ndarray):
+            return self.fitted(Record(data, {"name": name}))
+        target = self.size if self.how != "pad" else None
+        return self.fitted(picture.decode(data, name, target))
+
+    def fitted(self, record: Record) -> np.ndarray:
+        """The record at the domain's size, mode and depth: (H, W, C) uint8, uint16 or float32.
+
+        RGBA is premultiplied here, which loses nothing visible: over any background the result is right to half a level.
+        """
+        a = _channelled(_deepened(record.data, self.depth), self.mode, self.channels, record.meta.get("name", "record"))
+        if self.mode == "RGBA":
+            a = _premultiplied(a)
+        a = _resized(a, self.size, self.how, clear=self.mode == "RGBA")
+        if self.mode == "RGBA":
+            np.minimum(a[..., :3], a[..., 3:], out=a[..., :3])
+        return a
+
+    def floats(self, pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+        """Fitted pixels (B, H, W, C) as (B, C, H, W) float32 about [-1, 1], contiguous in channels_last."""
+        if pixels.dtype == np.uint16:
+            pixels = pixels.astype(np.int32)
+        x = torch.from_numpy(np.ascontiguousarray(pixels))
+        return self.unpacked(x.to(device, non_blocking=True))
+
+    def unpacked(self, pixels: Tensor) -> Tensor:
+        """``floats`` for pixels that are a tensor already, on any device."""
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32, copy=True)
+        x = x.sub_(self.low).mul_(2.0 / (self.high - self.low)).sub_(1.0)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def tensor(self, record: Record) -> Tensor:
+        """The record fitted to size, (C, H, W) float32 in [-1, 1]."""
+        return self.floats(self.fitted(record)[None])[0].contiguous()
+
+    def collate(self, xs: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Pictures of one size need no mask."""
+        return torch.stack(xs), None
+
+    def records(self, x: Tensor, mask: Tensor | None = None) -> list[Record]:
+        """(B, C, H, W) back to pictures of any size: clamped, un-premultiplied, rounded to the domain's depth."""
+        unit = x.detach().float().permute(0, 2, 3, 1).cpu().numpy().astype(np.float64)
+        unit = np.clip(np.nan_to_num(unit, nan=0.0, posinf=1.0, neginf=-1.0), -1, 1) * 0.5 + 0.5
+        if self.mode == "RGBA":
+            alpha = unit[..., 3:]
+            seen = alpha > 0.5 / self.high
+            unit[..., :3] = np.where(seen, np.clip(unit[..., :3] / np.where(seen, alpha, 1), 0, 1), 0)
+        values = unit * (self.high - self.low) + self.low
+        data = values.astype(np.float32) if self.depth == 32 else np.rint(values).astype(_DTYPES[self.depth])
+        return [Record(a, {"generated": True}) for a in data]
+
+    def save(self, record: Record, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Path:
+        """Write a PNG (8 or 16 bits), or a ``.npy`` where a PNG can not hold the data; returns the path written.
+
+        The suffix is put right. The recipe goes into the PNG, or into a ``.json`` beside the array; what a model made is marked so.
+        """
+        path, a = Path(path), record.data
+        if a.dtype != np.float32 and a.shape[2] in (1, 3, 4) and self.mode != "array":
+            made = recipe is not None or bool(record.meta.get("generated"))
+            data = picture.encode_png(a, recipe, made, record.meta.get("icc"))
+            return picture.write(_suffixed(path, ".png"), data)
+        path = _suffixed(path, ".npy")
+        if recipe is not None:
+            text = json.dumps(dict(recipe), sort_keys=True, indent=1)
+            picture.write(path.with_suffix(".json"), text.encode())
+        return picture.write(path, _npy(a))
+
+    def blank(self, count: int, **request: Any) -> list[tuple[int, ...]]:
+        """The shapes of ``count`` pictures to make; ``size`` (int or [H, W]) other than the trained one is allowed."""
+        size = request.pop("size", None)
+        if request:
+            raise KakusanError(f"a picture has no {next(iter(request))!r}; it can be asked for a size")
+        if size is None:
+            size = self.size
+        height, width = (size, size) if isinstance(size, int) else size
+        if min(height, width) < 1:
+            raise KakusanError(f"size is {size!r}; give pixels, or [height, width]")
+        return [(self.channels, int(height), int(width))] * count
+
+
+class _Sample:
+    """What ``Image.fit`` needs to know of a sample of records, and a few of them."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.kept: list[Record] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.depths: list[int] = []
+        self.channels, self.clear, self.colour = 0, False, False
+        for record in islice(records, 2048):
+            a = record.data
+            self.sizes.append(record.meta.get("size") or a.shape[:2])
+            self.depths.append({1: 8, 2: 16}.get(a.dtype.itemsize, 32))
+            self.channels = max(self.channels, a.shape[2])
+            if a.shape[2] == 4:
+                self.clear = (
+                    self.clear or bool((a[..., 3] < np.iinfo(a.dtype).max).any()) if a.dtype.kind == "u" else True
+                )
+            if a.shape[2] in (3, 4) and not self.colour:
+                self.colour = bool((a[..., 0] != a[..., 1]).any() or (a[..., 1] != a[..., 2]).any())
+            if len(self.kept) < 256:
+                self.kept.append(record)
+        if not self.sizes:
+            raise KakusanError("no picture could be read to fit to; run: kakusan data check DATA")
+
+    def mode(self) -> str:
+        if self.channels not in (1, 3, 4):
+            return "array"
+        return "RGBA" if self.clear else "RGB" if self.colour else "L"
+
+    def depth(self) -> int:
+        return max(set(self.depths), key=lambda d: (self.depths.count(d), -d))
+
+    def size(self) -> list[int]:
+        if len(set(self.sizes)) == 1 and max(self.sizes[0]) <= 64:
+            return list(self.sizes[0])
+        short = float(np.median([min(s) for s in self.sizes]))
+        side = max([s for s in _SIDES if s <= min(short, 64)], default=32)
+        return [side, side]
+
+    def range(self) -> tuple[float, float]:
+        low = min(float(np.nanmin(r.data)) for r in self.kept)
+        high = max(float(np.nanmax(r.data)) for r in self.kept)
+        if low >= -1 and high <= 1:
+            return (0.0, 1.0) if low >= 0 else (-1.0, 1.0)
+        return low, high if high > low else low + 1.0
+
+
+def _spread(domain: Image, records: list[Record]) -> float:
+    """Standard deviation of all values about their overall mean, as EDM defines sigma_data."""
+    xs = np.stack([domain.fitted(r) for r in records[:: max(1, len(records) // 256)]])
+    return round(float(np.clip(domain.floats(xs).double().std(correction=0), 0.05, 2.0)), 4)
+
+
+def _suffixed(path: Path, suffix: str) -> Path:
+    return path if path.suffix.lower() == suffix else path.with_name(path.name + suffix)
+
+
+def _npy(a: np.ndarray) -> bytes:
+    import io
+
+    out = io.BytesIO()
+    np.save(out, a, allow_pickle=False)
+    return out.getvalue()
+
+
+def _deepened(a: np.ndarray, depth: int) -> np.ndarray:
+    """Between 8 and 16 bits by 257, exactly upwards; floats only become floats."""
+    if depth == 32 or a.dtype == _DTYPES[depth]:
+        return a.astype(np.float32) if depth == 32 else a
+    if a.dtype == np.uint8:
+        return a.astype(np.uint16) * np.uint16(257)
+    if a.dtype == np.uint16:
+        return ((a.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    top = 255 if depth == 8 else 65535
+    scaled = a if a.max(initial=0) > 1 else a * top
+    return np.clip(np.rint(np.nan_to_num(scaled)), 0, top).astype(_DTYPES[depth])
+
+
+def _channelled(a: np.ndarray, mode: str, channels: int, name: str) -> np.ndarray:
+    """Grey, RGB and RGBA into each other; what is transparent becomes white where there is no alpha to keep it."""
+    have = a.shape[2]
+    if have == channels:
+        return a
+    if mode == "array" or have not in (1, 3, 4):
+        raise KakusanError(f"{name}: {have} channels where {channels} are expected (mode {mode})")
+    top = np.iinfo(a.dtype).max if a.dtype.kind == "u" else 1.0
+    if have == 4:
+        alpha = a[..., 3:] / top
+        a = _as(a[..., :3] * alpha + top * (1 - alpha), a.dtype)
+    if mode == "L":
+        return _as(a @ np.array([0.299, 0.587, 0.114]), a.dtype)[..., None] if a.shape[2] == 3 else a
+    if a.shape[2] == 1:
+        a = np.repeat(a, 3, 2)
+    return a if mode == "RGB" else np.concatenate([a, np.full_like(a[..., :1], top)], 2)
+
+
+def _as(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Computed values back to the dtype they came from, rounded."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
+
+
+def _premultiplied(a: np.ndarray) -> np.ndarray:
+    if a.dtype.kind == "f":
+        return np.concatenate([a[..., :3] * a[..., 3:], a[..., 3:]], 2)
+    top = int(np.iinfo(a.dtype).max)
+    out = a.copy()
+    out[..., :3] = (a[..., :3].astype(np.uint32) * a[..., 3:] + top // 2) // top
+    return out
+
+
+def _resized(a: np.ndarray, size: tuple[int, int], how: str, clear: bool) -> np.ndarray:
+    """(H, W, C) at another size, dtype kept: Lanczos with prefilter downwards, bicubic upwards."""
+    height, width = a.shape[:2]
+    if (height, width) == size:
+        return np.ascontiguousarray(a)
+    if how == "stretch":
+        return _scaled(a, size, None)
+    scales = size[0] / height, size[1] / width
+    if how == "crop":
+        scale = max(scales)
+        h, w = size[0] / scale, size[1] / scale
+        top, left = (height - h) / 2, (width - w) / 2
+        box = (max(left, 0.0), max(top, 0.0), min(left + w, width), min(top + h, height))
+        return _scaled(a, size, box)
+    scale = min(scales)
+    inner = max(1, round(height * scale)), max(1, round(width * scale))
+    border = np.concatenate([a[0], a[-1], a[:, 0], a[:, -1]])
+    colour = np.zeros(a.shape[2]) if clear else np.median(border, 0)
+    out = np.empty((*size, a.shape[2]), a.dtype)
+    out[:] = _as(colour, a.dtype)
+    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    out[top : top + inner[0], left : left + inner[1]] = _scaled(a, inner, None)
+    return out
+
+
+def _scaled(a: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None) -> np.ndarray:
+    """Pillow's resize; whole pictures for 8 bits, channel by channel in float for everything else."""
+    box = box or (0, 0, a.shape[1], a.shape[0])
+    down = (box[2] - box[0]) > size[1] or (box[3] - box[1]) > size[0]
+    method = Pil.Resampling.LANCZOS if down else Pil.Resampling.BICUBIC
+    wide = (size[1], size[0])
+    if a.dtype == np.uint8 and a.shape[2] in (1, 3, 4):
+        raw = np.ascontiguousarray(a)
+        mode = {1: "L", 3: "RGB", 4: "RGBa"}[a.shape[2]]  # RGBa: taken as premultiplied, left alone
+        im = Pil.frombuffer(mode, (a.shape[1], a.shape[0]), raw, "raw", mode, 0, 1)
+        out = np.asarray(im.resize(wide, method, box, reducing_gap=3.0))
+        return np.array(out[..., None] if out.ndim == 2 else out)
+    planes = [
+        np.asarray(
+            Pil.fromarray(np.ascontiguousarray(a[..., c], np.float32)).resize(wide, method, box, reducing_gap=3.0)
+        )
+        for c in range(a.shape[2])
+    ]
+    return _as(np.stack(planes, 2), a.dtype)

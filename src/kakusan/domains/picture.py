@@ -1,0 +1,334 @@
+"""Picture files: bytes to arrays and back, with the depth, the transparency and the recipe kept.
+
+Reading goes through Pillow after the header has been checked; writing is a small PNG encoder, since Pillow can not write
+16-bit colour. Arrays are (H, W, C): 1 = grey, 3 = RGB, 4 = RGBA with straight (not premultiplied) alpha.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import struct
+import tempfile
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as Pil
+from PIL import ImageOps, UnidentifiedImageError
+
+from kakusan.domains.domain import Record
+from kakusan.part import KakusanError
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "PictureError",
+    "decode",
+    "encode_png",
+    "grid",
+    "read_recipe",
+    "write",
+]
+
+MAX_PIXELS = 64 * 2**20  # of one picture, read off its header before anything is allocated
+MAX_BYTES = 512 * 2**20  # of one file
+SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif .npy".split()
+)
+_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "MPO"]
+_PNG = b"\x89PNG\r\n\x1a\n"
+_open_lock = threading.Lock()
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" Iptc4xmpExt:DigitalSourceType='
+    '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
+    '<?xpacket end="w"?>'
+)
+
+
+class PictureError(KakusanError):
+    """A picture that can not be read; ``reason`` is "truncated", "oversized", "broken" or "unsupported"."""
+
+    def __init__(self, name: str, reason: str, detail: str) -> None:
+        super().__init__(f"{name}: {reason}: {detail}")
+        self.name, self.reason, self.detail = name, reason, detail
+
+
+def decode(data: bytes, name: str, target: tuple[int, int] | None = None, limit: int = MAX_PIXELS) -> Record:
+    """One file's bytes as a record: (H, W, C) uint8, uint16 (16-bit sources) or float32 (``.npy``, float TIFF).
+
+    EXIF orientation is applied; palettes, CMYK and grey with alpha become RGB or RGBA. ``target`` (H, W) allows a JPEG to
+    be decoded at a fraction of its size, never below twice the target. Raises PictureError.
+    """
+    if not data:
+        raise PictureError(name, "broken", "the file is empty")
+    if len(data) > MAX_BYTES:
+        raise PictureError(name, "oversized", f"{len(data) / 2**20:.0f} MiB; the limit is {MAX_BYTES >> 20} MiB")
+    if data[:6] == b"\x93NUMPY":
+        return _decode_npy(data, name, limit)
+    try:
+        with _opened(data) as im:
+            return _decode_open(im, data, name, target, limit)
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        raise PictureError(name, "unsupported", "this is no picture in a format that is read here") from None
+    except MemoryError:
+        raise PictureError(name, "oversized", "not enough memory to decode it") from None
+    except Exception as error:  # decoders raise nearly anything on hostile bytes
+        text = str(error) or type(error).__name__
+        short = any(w in text.lower() for w in ("truncat", "unexpected end", "incomplete", "not enough"))
+        raise PictureError(name, "truncated" if short else "broken", text.splitlines()[0][:200]) from None
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Pil.Image]:
+    """The header read; Pillow's own warning about large pictures is left out, since ours is an error."""
+    with _open_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        im = Pil.open(io.BytesIO(data), formats=_FORMATS)
+    with im:
+        yield im
+
+
+def _decode_open(im: Pil.Image, data: bytes, name: str, target: tuple[int, int] | None, limit: int) -> Record:
+    width, height = im.size
+    if width * height > limit:
+        detail = f"{width} x {height} is {width * height / 1e6:.0f} megapixels; the limit is {limit / 1e6:.0f}"
+        raise PictureError(name, "oversized", detail)
+    meta: dict[str, Any] = {"name": name, "format": im.format, "mode": im.mode, "size": (height, width)}
+    if getattr(im, "is_animated", False):
+        meta["animated"] = True  # the first frame is used
+    if target is not None and im.format in ("JPEG", "MPO"):
+        side = 2 * max(target)
+        im.draft(None, (side, side))
+    deep = _sixteen(im, data)
+    if deep is None:
+        im.load()
+    if icc := im.info.get("icc_profile"):
+        meta["icc"] = icc
+    turn = im.getexif().get(0x0112, 1)
+    if deep is not None:
+        return Record(np.ascontiguousarray(_turned(deep, turn)), meta)
+    if turn != 1:
+        im = ImageOps.exif_transpose(im)
+    return Record(_pixels(im), meta)
+
+
+def _pixels(im: Pil.Image) -> np.ndarray:
+    """A loaded Pillow picture as (H, W, C)."""
+    if im.mode == "F":
+        return np.asarray(im, np.float32)[..., None]
+    if im.mode.startswith("I"):
+        a = np.asarray(im)
+        if a.size and (a.min() < 0 or a.max() > 65535):
+            return a.astype(np.float32)[..., None]
+        return a.astype(np.uint16)[..., None]
+    clear = "transparency" in im.info or im.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+    wanted = "RGBA" if clear else "L" if im.mode in ("1", "L") else "RGB"
+    if im.mode in ("La", "RGBa"):
+        im = im.convert("LA" if im.mode == "La" else "RGBA")
+    a = np.asarray(im if im.mode == wanted else im.convert(wanted))
+    return a[..., None] if a.ndim == 2 else a
+
+
+def _sixteen(im: Pil.Image, data: bytes) -> np.ndarray | None:
+    """16-bit PNG with colour or alpha, of which Pillow keeps the high bytes only; None where it keeps all.
+
+    Its unpackers for the other byte order pick the low bytes; grey with alpha is read as 8-bit RGBA, byte for byte.
+    """
+    if im.format != "PNG" or len(data) < 33 or data[24] != 16 or data[25] == 0:
+        return None
+    if data[25] == 4:
+        header = data[12:24] + b"\x08\x06" + data[26:29]
+        crc = struct.pack(">I", zlib.crc32(header))
+        with _opened(data[:12] + header + crc + data[33:]) as other:
+            la = np.asarray(other).copy().view(">u2").astype(np.uint16)
+        return la[..., [0, 0, 0, 1]]
+    tile = im.tile[0]
+    with _opened(data) as other:
+        other.tile = [tile._replace(args=tile.args.replace("16B", "16L"))]
+        low = np.asarray(other)
+    high = np.asarray(im)
+    return (high.astype(np.uint16) << 8) | low[..., : high.shape[-1]]
+
+
+def _turned(a: np.ndarray, turn: int) -> np.ndarray:
+    """EXIF orientation 1-8 applied to an array."""
+    if turn in (5, 6, 7, 8):
+        a = a.transpose(1, 0, 2)
+    flips = {2: "h", 3: "hv", 4: "v", 6: "h", 7: "hv", 8: "v"}.get(turn, "")
+    a = a[:, ::-1] if "h" in flips else a
+    return a[::-1] if "v" in flips else a
+
+
+def _decode_npy(data: bytes, name: str, limit: int) -> Record:
+    try:
+        a = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:
+        text = str(error).splitlines()[0][:200]
+        short = "cannot reshape" in text or "EOF" in text or "expected" in text
+        raise PictureError(name, "truncated" if short else "broken", text) from None
+    if a.ndim not in (2, 3) or a.dtype.kind not in "buif" or not a.size:
+        raise PictureError(name, "unsupported", f"an array {a.shape} of {a.dtype}; (H, W) or (H, W, C) numbers needed")
+    a = channels_last(a)
+    if a.shape[0] * a.shape[1] > limit:
+        raise PictureError(name, "oversized", f"{a.shape[1]} x {a.shape[0]} pixels; the limit is {limit}")
+    return Record(plain_dtype(a), {"name": name, "format": "NPY", "mode": "array", "size": a.shape[:2]})
+
+
+def channels_last(a: np.ndarray, lead: int = 0) -> np.ndarray:
+    """(..., H, W), (..., H, W, C) or (..., C, H, W) as (..., H, W, C), after ``lead`` leading dimensions; a view.
+
+    The channels are a last dimension of 1, 3 or 4, else a first one of these, else the smaller of the two.
+    """
+    if a.ndim == lead + 2:
+        return a[..., None]
+    first, last = a.shape[lead], a.shape[-1]
+    is_last = last in (1, 3, 4) or (first not in (1, 3, 4) and last <= first)
+    return a if is_last else np.moveaxis(a, lead, -1)
+
+
+def plain_dtype(a: np.ndarray) -> np.ndarray:
+    """Booleans as 0 and 255, integers that fit as uint8 or uint16, everything else as float32."""
+    if a.dtype.kind == "b":
+        return a.astype(np.uint8) * np.uint8(255)
+    if a.dtype in (np.uint8, np.uint16):
+        return a.astype(a.dtype.newbyteorder("="), copy=False)
+    if a.dtype.kind in "ui" and a.size and a.min() >= 0 and a.max() <= 65535:
+        return a.astype(np.uint8 if a.max() <= 255 else np.uint16)
+    return a.astype(np.float32)
+
+
+def encode_png(
+    data: np.ndarray, recipe: Mapping[str, Any] | None = None, generated: bool = False, icc: bytes | None = None
+) -> bytes:
+    """(H, W, C) uint8 or uint16, C = 1, 3 or 4, as a PNG of that depth; recipe as JSON in the text chunk "kakusan".
+
+    ``generated`` marks the file as made by a trained model (IPTC digital source type, in XMP).
+    """
+    if data.ndim != 3 or data.shape[2] not in (1, 2, 3, 4) or data.dtype not in (np.uint8, np.uint16):
+        raise KakusanError(f"a PNG holds (H, W, 1 to 4) of uint8 or uint16; got {data.shape} of {data.dtype}")
+    height, width, channels = data.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * data.dtype.itemsize, kind, 0, 0, 0))]
+    if icc:
+        chunks.append((b"iCCP", b"icc\0\0" + zlib.compress(icc)))
+    if generated:
+        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + _XMP.encode()))
+    if recipe is not None:
+        chunks.append((b"tEXt", b"kakusan\0" + json.dumps(dict(recipe), sort_keys=True).encode("ascii")))
+    chunks += [(b"IDAT", zlib.compress(_filtered(data), 6)), (b"IEND", b"")]
+    body = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks]
+    return _PNG + b"".join(body)
+
+
+def _filtered(data: np.ndarray) -> bytes:
+    """Rows with the PNG filter (none, sub, up, Paeth) of the least sum of absolute differences; PNG 1.2, chapter 6."""
+    height = data.shape[0]
+    step = data.shape[2] * data.dtype.itemsize
+    rows = np.ascontiguousarray(data.astype(data.dtype.newbyteorder(">"))).view(np.uint8).reshape(height, -1)
+    left, up, corner = np.zeros_like(rows), np.zeros_like(rows), np.zeros_like(rows)
+    left[:, step:] = rows[:, :-step]
+    up[1:] = rows[:-1]
+    corner[1:, step:] = rows[:-1, :-step]
+    a, b, c = left.astype(np.int16), up.astype(np.int16), corner.astype(np.int16)
+    pa, pb, pc = abs(b - c), abs(a - c), abs(a + b - 2 * c)
+    paeth = np.where((pa <= pb) & (pa <= pc), left, np.where(pb <= pc, up, corner))
+    tried = np.stack([rows, rows - left, rows - up, rows - paeth])
+    best = abs(tried.view(np.int8).astype(np.int32)).sum(2).argmin(0)
+    out = np.empty((height, rows.shape[1] + 1), np.uint8)
+    out[:, 0] = np.array([0, 1, 2, 4], np.uint8)[best]
+    out[:, 1:] = tried[best, np.arange(height)]
+    return out.tobytes()
+
+
+def write(path: Path, data: bytes) -> Path:
+    """Bytes to a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(data)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_recipe(path: str | Path) -> dict[str, Any] | None:
+    """The recipe inside a PNG that ``save`` wrote, or in the JSON beside an array; None when there is none."""
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            beside = path.with_suffix(".json")
+            return _recipe(beside.read_bytes(), beside) if beside.exists() else None
+        with path.open("rb") as f:
+            if f.read(8) != _PNG:
+                return None
+            while len(head := f.read(8)) == 8:
+                size, kind = struct.unpack(">I4s", head)
+                if kind == b"tEXt" and size <= 2**20:
+                    key, _, text = f.read(size).partition(b"\0")
+                    if key == b"kakusan":
+                        return _recipe(text, path)
+                    f.seek(4, 1)
+                else:
+                    f.seek(size + 4, 1)
+    except OSError as error:
+        raise KakusanError(f"{path}: {error.strerror or error}; give a picture that kakusan saved") from None
+    return None
+
+
+def _recipe(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise KakusanError(f"{path}: the recipe inside is damaged")
+    return found
+
+
+def grid(pictures: list[np.ndarray], columns: int | None = None, gap: int = 2, cell: int | None = None) -> np.ndarray:
+    """Pictures (H, W, 1, 3 or 4) as one sheet (H', W', 3) uint8; transparency shows a chequerboard."""
+    if not pictures:
+        raise KakusanError("a sheet needs at least one picture; got none")
+    tiles = [shown(p) for p in pictures]
+    if cell is not None:
+        tiles = [np.asarray(ImageOps.contain(Pil.fromarray(t), (cell, cell))) for t in tiles]
+    columns = columns or int(np.ceil(np.sqrt(len(tiles))))
+    high, wide = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
+    rows = -(-len(tiles) // columns)
+    sheet = np.full((rows * (high + gap) + gap, columns * (wide + gap) + gap, 3), 255, np.uint8)
+    for i, tile in enumerate(tiles):
+        y = gap + (i // columns) * (high + gap) + (high - tile.shape[0]) // 2
+        x = gap + (i % columns) * (wide + gap) + (wide - tile.shape[1]) // 2
+        sheet[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+    return sheet
+
+
+def shown(a: np.ndarray) -> np.ndarray:
+    """Any picture array as (H, W, 3) uint8 to look at: 16-bit scaled, alpha over a chequerboard, floats stretched."""
+    if a.dtype == np.uint16:
+        a = (a / 257 + 0.5).astype(np.uint8)
+    elif a.dtype != np.uint8:
+        low, high = float(np.nanmin(a)), float(np.nanmax(a))
+        a = (np.nan_to_num((a - low) / max(high - low, 1e-12)) * 255 + 0.5).astype(np.uint8)
+    if a.shape[2] == 4:
+        y, x = np.indices(a.shape[:2]) // 8
+        back = np.where((x + y) % 2, 204, 240)[..., None]
+        alpha = a[..., 3:] / 255
+        return (a[..., :3] * alpha + back * (1 - alpha) + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(a[..., :3]) if a.shape[2] >= 3 else np.repeat(a[..., :1], 3, 2)

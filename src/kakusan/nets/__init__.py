@@ -1,0 +1,1 @@
+"""Networks F(x, lam, cond): one readable file each."""

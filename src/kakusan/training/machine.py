@@ -1,0 +1,52 @@
+"""What depends on the kind of machine that trains: precision, denormals, the network's own random draws, waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+__all__ = ["autocast", "machine", "seeded", "wait"]
+
+
+def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[Any]]:
+    """bf16 autocast where asked for, or where "auto" finds a GPU that has it."""
+    able = (device.type == "cuda" and torch.cuda.is_bf16_supported()) or device.type == "mps"
+    if precision == "bf16" or (precision == "auto" and able):
+        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext
+
+
+@contextmanager
+def machine(device: torch.device, flush_denormal: bool) -> Iterator[None]:
+    """Process-wide switches, for the length of the run: denormals as zero, TF32 products on a GPU."""
+    before = torch.get_float32_matmul_precision()
+    if flush_denormal:
+        torch.set_flush_denormal(True)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        if flush_denormal:
+            torch.set_flush_denormal(False)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws that networks make by themselves (dropout) as a function of ``seed``; the caller's random state is untouched."""
+    devices = [] if device.type == "cpu" else [device.index or 0]
+    with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
+        torch.manual_seed(seed)
+        yield
+
+
+def wait(device: torch.device) -> None:
+    """Let the device finish, so that the clock sees its time."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,452 @@
+"""Source: pictures with their labels and captions, wherever they lie, listed compactly and read one at a time."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import zipfile
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kakusan.domains.domain import Record
+from kakusan.domains.picture import PictureError, decode
+from kakusan.part import KakusanError
+from kakusan.training.store import (
+    ArrayStore,
+    FolderStore,
+    Names,
+    Store,
+    ZipStore,
+    find_hashes,
+    idx_array,
+    npz_array,
+    pictures_of,
+    short_hash,
+)
+
+__all__ = ["Source", "Texts", "open_source"]
+
+_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "t10k": "test"}
+_SPLITS |= {"val": "validation", "valid": "validation", "validation": "validation", "dev": "validation"}
+_LABELS = ("auto", "folders", "metadata", "none")
+_IDX = re.compile(r"^(.*?)[-_.]?images[-.]idx3-ubyte(\.gz)?$")
+_PIXEL_KEYS = {"train": ("images", "x", "x_train", "train_images", "data", "arr_0"), "test": ("x_test", "test_images")}
+_LABEL_KEYS = {
+    "train": ("labels", "y", "y_train", "train_labels", "label", "targets", "arr_1"),
+    "test": ("y_test", "test_labels"),
+}
+_FASHION = "T-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot".split()
+
+
+class Texts:
+    """One caption a row, or None, in a few bytes more than the text itself."""
+
+    def __init__(self, names: Names, at: np.ndarray) -> None:
+        self._names, self._at = names, at
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __getitem__(self, i: int) -> str | None:
+        at = int(self._at[i])
+        return None if at < 0 else self._names[at]
+
+    def subset(self, rows: np.ndarray) -> Texts:
+        return Texts(self._names, self._at[rows])
+
+
+class Source:
+    """A data set's entries: ``name(i)``, ``read(i)``, ``labels`` (int32, -1 = none) with ``classes``, ``texts``.
+
+    ``split`` is the part in use, ``splits`` all there are; ``split_of`` gives each row's index in ``splits`` when the split is "all".
+    ``notes`` are lines worth showing: what was taken, what was left out.
+    """
+
+    def __init__(self, store: Store, rows: np.ndarray | None = None) -> None:
+        self.store, self.path = store, store.path
+        self._rows = rows
+        self.labels: np.ndarray | None = None
+        self.classes: list[str] = []
+        self.texts: Texts | None = None
+        self.split: str | None = None
+        self.splits: list[str] = []
+        self.split_of: np.ndarray | None = None
+        self.notes: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.store) if self._rows is None else len(self._rows)
+
+    def _at(self, i: int) -> int:
+        return int(i) if self._rows is None else int(self._rows[i])
+
+    def name(self, i: int) -> str:
+        """The entry's path inside the data set."""
+        return self.store.name(self._at(i))
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        """A file's bytes, or an array (H, W, C); raises PictureError."""
+        return self.store.read(self._at(i))
+
+    def record(self, i: int) -> Record:
+        """The decoded entry at its own size, with name, label and text; raises PictureError."""
+        data, name = self.read(i), self.name(i)
+        if isinstance(data, bytes):
+            record = decode(data, name)
+        else:
+            record = Record(data, {"name": name, "mode": "array", "format": "array", "size": data.shape[:2]})
+        if self.labels is not None and self.labels[i] >= 0:
+            record.meta["label"] = self.classes[self.labels[i]]
+        if self.texts is not None and (text := self.texts[i]) is not None:
+            record.meta["text"] = text
+        return record
+
+    def sample(self, count: int = 512, seed: int = 0) -> Iterator[Record]:
+        """Up to ``count`` readable records, drawn at random without repeats; what can not be read is passed over here,
+        since the cache reports every one of them."""
+        order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(self))
+        found = 0
+        for i in order:
+            try:
+                record = self.record(int(i))
+            except PictureError:
+                continue
+            yield record
+            found += 1
+            if found == count:
+                return
+
+    def fingerprint(self) -> str:
+        """sha256 over every entry's path, size and mtime in ns (zip members: checksum and size); read afresh each time."""
+        digest = hashlib.sha256(self.store.identity())
+        if isinstance(self.store, ArrayStore):
+            digest.update(np.ascontiguousarray(self._rows if self._rows is not None else len(self)).tobytes())
+            return digest.hexdigest()
+        for i in range(len(self)):
+            at = self._at(i)
+            digest.update(self.store.name(at).encode("utf-8", "surrogateescape") + b"\0" + self.store.stamp(at))
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What was found, as plain data."""
+        kind = {FolderStore: "folder", ZipStore: "zip", ArrayStore: "array"}[type(self.store)]
+        counts = None
+        if self.labels is not None:
+            found = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+            counts = dict(zip(self.classes, found.tolist(), strict=True))
+        return {
+            "path": str(self.path),
+            "kind": kind,
+            "count": len(self),
+            "split": self.split,
+            "splits": self.splits,
+            "classes": counts,
+            "captions": None if self.texts is None else int((self.texts._at >= 0).sum()),
+            "ignored": dict(self.store.ignored),
+            "notes": self.notes,
+        }
+
+
+def open_source(path: str | Path, labels: str = "auto", split: str | None = None) -> Source:
+    """The data set at a path: a folder, a zip, a ``.npz``/``.npy``, IDX files or a folder of them; ``DATA:SPLIT`` names a split.
+
+    ``labels``: "folders" (each folder is a class), "metadata" (metadata.jsonl), "none", or "auto": metadata where it has labels, else
+    folders where pictures lie in at least two of them and classes are few. ``split``: a name, "all", or None for the training split.
+    """
+    if labels not in _LABELS:
+        raise KakusanError(f"labels is {labels!r}; it is one of {', '.join(_LABELS)}")
+    path, split = _located(str(path), split)
+    if path.is_dir():
+        if idx := _idx_files(path):
+            return _open_idx(path, idx, labels, split)
+        return _open_files(FolderStore(path), labels, split)
+    name = path.name.lower()
+    if name.endswith(".npz"):
+        return _open_npz(path, labels, split)
+    if name.endswith(".npy"):
+        store = ArrayStore(path, [(path.name, path, pictures_of(npz_array(path, None), str(path)))])
+        return _finish(Source(store), [], None, None)
+    if zipfile.is_zipfile(path) or name.endswith(".zip"):
+        return _open_files(ZipStore(path), labels, split)
+    if "idx3" in name:
+        return _open_idx(path, {"": path}, labels, split)
+    raise KakusanError(f"{path} is a single file of no known kind; give a folder, .zip, .npz, .npy or IDX file")
+
+
+def _located(text: str, split: str | None) -> tuple[Path, str | None]:
+    """The path as it exists, ``DATA:SPLIT`` taken apart."""
+    path = Path(text).expanduser()
+    if path.exists():
+        return path, split
+    head, colon, tail = text.rpartition(":")
+    if colon and Path(head).expanduser().exists():
+        return Path(head).expanduser(), split or tail
+    parent = path.parent
+    while not parent.is_dir() and parent != parent.parent:
+        parent = parent.parent
+    near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()], 1) if parent.is_dir() else []
+    hint = f"; did you mean {parent / near[0]}?" if near else ""
+    raise KakusanError(f"DATA {text!r} does not exist{hint}")
+
+
+def _open_files(store: FolderStore | ZipStore, labels: str, split: str | None) -> Source:
+    if not len(store):
+        found = ", ".join(f"{n} {suffix}" for suffix, n in store.ignored.most_common(5))
+        raise KakusanError(f"{store.path}: no pictures in it" + (f" (found: {found})" if found else "; it is empty"))
+    parts = [tuple(f.split("/")) if f else () for f in store.folders]
+    while all(parts) and len({p[0] for p in parts}) == 1 and parts[0][0].lower() not in _SPLITS:
+        parts = [p[1:] for p in parts]  # a wrapping folder says nothing
+    heads = [p[0] if p else "" for p in parts]
+    splits: list[str] = []
+    if all(h.lower() in _SPLITS for h in heads):
+        splits = sorted(set(heads), key=lambda h: (_SPLITS[h.lower()] != "train", h))
+        numbers = np.array([splits.index(h) for h in heads])
+        parts = [p[1:] for p in parts]
+    folder_of = np.frombuffer(store.folder_of, np.uint32)
+    rows, chosen, split_of = None, None, None
+    if splits:
+        chosen = _chosen(splits, split, store.path)
+        split_of = numbers[folder_of].astype(np.int8)
+        if chosen != "all":
+            rows = np.flatnonzero(split_of == splits.index(chosen))
+            split_of = None
+    elif split not in (None, "all"):
+        raise KakusanError(f"{store.path} has no split {split!r}: it has no train/ and test/ folders")
+    source = Source(store, rows)
+    if store.side:
+        source = _with_metadata(source, labels)
+    if store.captions and source.texts is None:
+        source.texts = _captions(source)
+    if labels == "folders" or (labels == "auto" and source.labels is None):
+        _label_folders(source, ["/".join(p) for p in parts], labels == "folders")
+    return _finish(source, splits, chosen, split_of if source._rows is None else None)
+
+
+def _chosen(splits: list[str], split: str | None, path: Path) -> str:
+    if split == "all":
+        return "all"
+    if split is None:
+        return splits[0]
+    same = [s for s in splits if s.lower() == split.lower()]
+    same = same or [s for s in splits if _SPLITS.get(s.lower(), s) == _SPLITS.get(split.lower(), split)]
+    if not same:
+        raise KakusanError(f"{path} has no split {split!r}; it has: {', '.join(splits)}")
+    return same[0]
+
+
+def _finish(source: Source, splits: list[str], split: str | None, split_of: np.ndarray | None) -> Source:
+    source.splits, source.split, source.split_of = splits, split, split_of
+    if len(splits) > 1 and split != "all":
+        others = ", ".join(f"{source.path}:{s}" for s in splits if s != split)
+        source.notes.insert(0, f"the split {split!r} is used ({len(source):,} pictures); the others are named {others}")
+    if source.store.ignored:
+        found = ", ".join(f"{n} {suffix}" for suffix, n in source.store.ignored.most_common(5))
+        source.notes.append(f"left out, since they are no pictures: {found}")
+    if not len(source):
+        raise KakusanError(f"{source.path}: no pictures are left of {len(source.store)} ({'; '.join(source.notes)})")
+    return source
+
+
+def _label_folders(source: Source, names: list[str], asked: bool) -> None:
+    """Classes from folder names; whole paths, or the first folder where that would be too many."""
+    folder_of = np.frombuffer(source.store.folder_of, np.uint32)
+    used = folder_of if source._rows is None else folder_of[source._rows]
+    for folders in (names, [n.partition("/")[0] for n in names]):
+        classes = sorted({folders[i] for i in np.unique(used)} - {""})
+        index = np.array([classes.index(n) if n else -1 for n in folders], np.int32)
+        found = index[used]
+        few = 2 <= len(classes) <= min(1000, len(source) // 2) and (found >= 0).mean() > 0.95
+        if few or (asked and classes):
+            source.labels, source.classes = found, classes
+            return
+    if asked:
+        raise KakusanError(
+            f'{source.path}: labels="folders", but its pictures do not lie in folders; use labels="none"'
+        )
+
+
+def _with_metadata(source: Source, labels: str) -> Source:
+    """Rows, labels and captions from ``metadata.jsonl`` files (the Hugging Face imagefolder convention)."""
+    table = np.fromiter((short_hash(source.name(i)) for i in range(len(source))), np.uint64, len(source))
+    order = np.argsort(table)
+    found = _Metadata(table, order)
+    for name in source.store.side:
+        text = source.store.read_side(name)
+        if text is not None:
+            found.read(text, name, source.store.path)
+    if not found.rows:
+        return source
+    listed, where = np.unique(np.array(found.rows, np.int64), return_index=True)
+    kept = Source(source.store, listed if source._rows is None else source._rows[listed])
+    if len(listed) < len(source):
+        kept.notes.append(f"{len(source) - len(listed):,} pictures are left out: metadata.jsonl does not list them")
+    if found.missing:
+        kept.notes.append(
+            f"{found.missing:,} entries of metadata.jsonl name no picture here, first {found.first_missing!r}"
+        )
+    if len(found.texts):
+        kept.texts = Texts(found.texts, np.array(found.text_at, np.int32)[where])
+    values = np.array(found.label_at, np.int32)[where]
+    if labels in ("auto", "metadata") and (values >= 0).any():
+        kept.labels, kept.classes = _ordered(values, list(found.labels))
+    elif labels == "metadata":
+        raise KakusanError(f'{source.path}: labels="metadata", but metadata.jsonl has no "label"')
+    return kept
+
+
+class _Metadata:
+    """The lines of metadata files, matched with the pictures they name through 64-bit hashes."""
+
+    def __init__(self, table: np.ndarray, order: np.ndarray) -> None:
+        self.table, self.order = table, order
+        self.rows, self.text_at, self.label_at = array("q"), array("i"), array("i")
+        self.texts, self.labels = Names(), dict[Any, int]()
+        self.missing, self.first_missing = 0, ""
+
+    def read(self, text: bytes, name: str, path: Path) -> None:
+        folder = name.rpartition("/")[0]
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                file = entry["file_name"]
+            except (ValueError, KeyError, TypeError):
+                raise KakusanError(f'{path}/{name}, line {number}: needs one JSON object with "file_name"') from None
+            full = f"{folder}/{file}" if folder else str(file)
+            at = int(find_hashes(self.table, self.order, np.array([short_hash(full)], np.uint64))[0])
+            if at < 0:
+                self.missing += 1
+                self.first_missing = self.first_missing or full
+                continue
+            self._add(at, entry, f"{path}/{name}, line {number}")
+
+    def _add(self, at: int, entry: dict[str, Any], where: str) -> None:
+        self.rows.append(at)
+        text = next((entry[k] for k in ("text", "caption", "prompt") if entry.get(k) is not None), None)
+        self.text_at.append(-1 if text is None else len(self.texts))
+        if text is not None:
+            self.texts.append(str(text[0] if isinstance(text, list) and text else text))
+        label = next((entry[k] for k in ("label", "class") if entry.get(k) is not None), None)
+        if not isinstance(label, (str, int, type(None))):
+            raise KakusanError(f"{where}: label is {label!r}; it is one word or number")
+        self.label_at.append(-1 if label is None else self.labels.setdefault(label, len(self.labels)))
+
+
+def _ordered(values: np.ndarray, labels: list[Any]) -> tuple[np.ndarray, list[str]]:
+    """Classes sorted (numbers by value), and the indices that follow from it."""
+    numeric = all(isinstance(v, int) for v in labels)
+    order = sorted(range(len(labels)), key=lambda i: labels[i] if numeric else str(labels[i]))
+    rank = np.empty(len(labels) + 1, np.int32)
+    rank[order], rank[-1] = np.arange(len(labels)), -1
+    return rank[values], [str(labels[i]) for i in order]
+
+
+def _captions(source: Source) -> Texts | None:
+    """Captions from the .txt files of the same stem beside pictures."""
+    texts, at = Names(), np.full(len(source), -1, np.int32)
+    for i in range(len(source)):
+        data = source.store.read_side(source.name(i).rpartition(".")[0] + ".txt")
+        if data is not None and (text := data.decode("utf-8", "replace").strip()):
+            at[i] = len(texts)
+            texts.append(text)
+    return Texts(texts, at) if len(texts) else None
+
+
+def _idx_files(folder: Path) -> dict[str, Path]:
+    """Prefix ("train", "t10k") -> images file of a folder in MNIST's format; unpacked files are preferred."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir(), reverse=True):
+        if match := _IDX.match(file.name):
+            found[match[1]] = file
+    return found
+
+
+def _open_idx(path: Path, files: dict[str, Path], labels: str, split: str | None) -> Source:
+    names = sorted(files, key=lambda n: (not n.endswith("train"), n))
+    if split not in (None, "all"):
+        chosen = [n for n in names if n == split or _SPLITS.get(n, n) == _SPLITS.get(split, split)]
+    else:
+        chosen = names if split == "all" else names[:1]
+    if not chosen:
+        raise KakusanError(f"{path} has no split {split!r}; it has: {', '.join(names)}")
+    parts, values = [], []
+    for name in chosen:
+        images = idx_array(files[name])
+        parts.append((files[name].name, files[name], pictures_of(images, str(files[name]))))
+        values.append(_idx_labels(files[name], len(images)))
+    source = Source(ArrayStore(path, parts))
+    if labels != "none" and all(v is not None for v in values):
+        source.labels = np.concatenate(values).astype(np.int32)  # type: ignore[arg-type]
+        count = int(source.labels.max()) + 1
+        fashion = count == 10 and "fashion" in str(path.resolve()).lower()
+        source.classes = list(_FASHION) if fashion else [str(i) for i in range(count)]
+    split_of = np.repeat(np.arange(len(parts), dtype=np.int8), [len(a) for _, _, a in parts])
+    return _finish(source, names if names != [""] else [], "all" if split == "all" else chosen[0], split_of)
+
+
+def _idx_labels(images: Path, count: int) -> np.ndarray | None:
+    stem = images.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    for file in (images.with_name(stem), images.with_name(stem + ".gz")):
+        if file.exists():
+            labels = idx_array(file)
+            if labels.shape != (count,):
+                raise KakusanError(f"{file}: {labels.shape[0]} labels for {count} pictures in {images.name}")
+            return np.array(labels)
+    return None
+
+
+def _open_npz(path: Path, labels: str, split: str | None) -> Source:
+    try:
+        with zipfile.ZipFile(path) as z:
+            keys = [n.removesuffix(".npy") for n in z.namelist()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise KakusanError(f"{path}: damaged .npz: {error}") from None
+    by_name = {k.lower(): k for k in reversed(keys)}
+    pixels = {s: next((by_name[k] for k in names if k in by_name), None) for s, names in _PIXEL_KEYS.items()}
+    pixels = {s: k for s, k in pixels.items() if k}
+    if not pixels and len(keys) == 1:
+        pixels = {"train": keys[0]}
+    if not pixels:
+        raise KakusanError(f'{path}: no array called "images" or "x"; it holds: {", ".join(keys)}')
+    splits = list(pixels) if len(pixels) > 1 else []
+    chosen = _chosen(list(pixels), split, path)
+    used = list(pixels) if chosen == "all" else [chosen]
+    parts = [
+        (f"{path.name}:{pixels[s]}", path, pictures_of(npz_array(path, pixels[s]), f"{path}:{pixels[s]}")) for s in used
+    ]
+    source = Source(ArrayStore(path, parts))
+    if labels != "none":
+        _npz_labels(source, path, by_name, used, [len(a) for _, _, a in parts])
+    split_of = np.repeat(np.arange(len(parts), dtype=np.int8), [len(a) for _, _, a in parts])
+    return _finish(source, splits, chosen if splits else None, split_of if chosen == "all" else None)
+
+
+def _npz_labels(source: Source, path: Path, by_name: dict[str, str], used: list[str], counts: list[int]) -> None:
+    keys = [next((by_name[k] for k in _LABEL_KEYS[s] if k in by_name), None) for s in used]
+    if not all(keys):
+        return
+    values = []
+    for key, count in zip(keys, counts, strict=True):
+        a = np.asarray(npz_array(path, key)).squeeze()
+        a = a.argmax(1) if a.ndim == 2 else a  # one-hot
+        if a.shape != (count,) or a.dtype.kind not in "biuUS":
+            raise KakusanError(
+                f"{path}: {key} is {a.shape} of {a.dtype}; one number or word for each of {count} needed"
+            )
+        values.append(a)
+    joined = np.concatenate(values)
+    if joined.dtype.kind in "US":
+        names, index = np.unique(joined.astype(str), return_inverse=True)
+        source.labels, source.classes = index.astype(np.int32), names.tolist()
+        return
+    source.labels = joined.astype(np.int32)
+    count = int(source.labels.max()) + 1
+    given = next((by_name[k] for k in ("classes", "class_names", "label_names") if k in by_name), None)
+    names = np.asarray(npz_array(path, given)).astype(str).tolist() if given else []
+    source.classes = names if len(names) >= count else [str(i) for i in range(count)]

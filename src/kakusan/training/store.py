@@ -1,0 +1,463 @@
+"""Stores: where the bytes of a data set lie, in a folder, a zip or one big array, listed in a few dozen bytes an entry."""
+
+from __future__ import annotations
+
+import abc
+import gzip
+import hashlib
+import mmap
+import os
+import shutil
+import struct
+import tempfile
+import zipfile
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kakusan.domains.picture import MAX_BYTES, SUFFIXES, PictureError, channels_last
+from kakusan.part import KakusanError
+
+__all__ = [
+    "ArrayStore",
+    "FolderStore",
+    "Names",
+    "Store",
+    "ZipStore",
+    "find_hashes",
+    "idx_array",
+    "npz_array",
+    "pictures_of",
+    "short_hash",
+]
+
+_IGNORED = ("__macosx", "thumbs.db", "desktop.ini")
+_SIDE = frozenset({".txt", ".jsonl"})  # files that say something about pictures
+
+
+class Names:
+    """Many strings as one block of bytes and the offsets of their ends."""
+
+    def __init__(self) -> None:
+        self._blob, self._ends = bytearray(), array("Q")
+
+    def append(self, text: str) -> None:
+        self._blob += text.encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._blob))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, i: int) -> str:
+        start = self._ends[i - 1] if i else 0
+        return self._blob[start : self._ends[i]].decode("utf-8", "surrogateescape")
+
+
+class Store(abc.ABC):
+    """Numbered entries that can be read one by one, from any thread."""
+
+    path: Path
+    names: Names  # file name without its folder
+    folders: list[str]  # each folder once, "" = the root, "/" between
+    folder_of: array[int]  # entry -> folder
+    ignored: Counter[str]  # suffix -> files that are no pictures
+    side: list[str]  # metadata.jsonl files
+    captions: int = 0  # .txt files seen
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, i: int) -> str:
+        """The entry's path inside the data set."""
+        folder = self.folders[self.folder_of[i]]
+        return f"{folder}/{self.names[i]}" if folder else self.names[i]
+
+    @abc.abstractmethod
+    def read(self, i: int) -> bytes | np.ndarray: ...
+
+    @abc.abstractmethod
+    def read_side(self, name: str) -> bytes | None:
+        """A caption or metadata file by its path inside the data set; None when there is none."""
+
+    @abc.abstractmethod
+    def stamp(self, i: int) -> bytes:
+        """What changes when the entry's file changes."""
+
+    @abc.abstractmethod
+    def identity(self) -> bytes:
+        """What the whole store's fingerprint begins with."""
+
+
+def _ignorable(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _IGNORED
+
+
+class _Listing(Store):
+    """What folders and zips share: their entries have names in folders."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names, self.folders, self.folder_of = Names(), [], array("I")
+        self.ignored, self.side = Counter(), []
+
+    def _sort(self, folder: str, name: str) -> str:
+        """What a file is: "picture", "side" or "other" (counted)."""
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in SUFFIXES:
+            return "picture"
+        if suffix in _SIDE:
+            if name == "metadata.jsonl":
+                self.side.append(f"{folder}/{name}" if folder else name)
+            elif suffix == ".txt":
+                self.captions += 1
+            return "side"
+        self.ignored[suffix or "(none)"] += 1
+        return "other"
+
+
+class FolderStore(_Listing):
+    """A folder and everything below it, in sorted order; links are followed, loops are not, hidden files are left out."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        seen: set[tuple[int, int]] = set()
+        stack = [""]
+        while stack:
+            folder = stack.pop()
+            at = path / folder if folder else path
+            try:
+                status = at.stat()
+                if (status.st_dev, status.st_ino) in seen:
+                    self.ignored["(a folder met twice through links)"] += 1
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                below = self._scan(at, folder)
+            except OSError as error:
+                if not folder:
+                    raise KakusanError(f"{path}: {error.strerror}") from None
+                self.ignored[f"(a folder that can not be read: {error.strerror})"] += 1
+                continue
+            stack += reversed(below)
+
+    def _scan(self, at: Path, folder: str) -> list[str]:
+        files, below = [], []
+        with os.scandir(at) as entries:
+            for entry in entries:
+                if _ignorable(entry.name):
+                    continue
+                if entry.is_dir():
+                    below.append(entry.name)
+                elif entry.is_file():
+                    files.append(entry.name)
+                else:
+                    self.ignored["(a broken link or no plain file)"] += 1
+        files.sort()
+        number = -1
+        for name in files:
+            if self._sort(folder, name) == "picture":
+                if number < 0:
+                    number = len(self.folders)
+                    self.folders.append(folder)
+                self.names.append(name)
+                self.folder_of.append(number)
+        return [f"{folder}/{name}" if folder else name for name in sorted(below)]
+
+    def read(self, i: int) -> bytes:
+        name = self.name(i)
+        try:
+            with (self.path / name).open("rb") as f:
+                if (size := os.fstat(f.fileno()).st_size) > MAX_BYTES:
+                    raise PictureError(name, "oversized", f"{size >> 20} MiB; the limit is {MAX_BYTES >> 20} MiB")
+                return f.read()
+        except OSError as error:
+            raise PictureError(name, "broken", f"can not be read: {error.strerror}") from None
+
+    def read_side(self, name: str) -> bytes | None:
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise KakusanError(f"{self.path / name}: {error.strerror}") from None
+
+    def stamp(self, i: int) -> bytes:
+        try:
+            status = (self.path / self.name(i)).stat()
+        except OSError:
+            return b"gone"
+        return struct.pack("<qq", status.st_size, status.st_mtime_ns)
+
+    def identity(self) -> bytes:
+        return os.fsencode(self.path.resolve())
+
+
+class _Members:
+    """Where zip members lie, 29 bytes each."""
+
+    def __init__(self) -> None:
+        self.offset, self.packed, self.size = array("q"), array("q"), array("q")
+        self.crc, self.method = array("I"), array("B")
+
+    def append(self, offset: int, packed: int, size: int, crc: int, method: int) -> None:
+        for column, value in zip(
+            (self.offset, self.packed, self.size, self.crc, self.method),
+            (offset, packed, size, crc, method),
+            strict=True,
+        ):
+            column.append(value)
+
+
+class ZipStore(_Listing):
+    """A zip, its directory read once and compactly; members are read by offset and never expand past what they declare."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._members, self._texts = _Members(), _Members()
+        self._text_hashes, self._text_order = array("Q"), np.zeros(0, np.int64)
+        self._file = path.open("rb")
+        size = os.fstat(self._file.fileno()).st_size
+        if size < 22:
+            raise KakusanError(f"{path}: this is no zip file ({size} bytes)")
+        numbers: dict[str, int] = {}
+        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            for name, member in _directory(view, path):
+                self._add(name, member, numbers)
+
+    def _add(self, full: str, member: tuple[int, int, int, int, int], numbers: dict[str, int]) -> None:
+        full = full.replace("\\", "/").lstrip("/")
+        folder, _, name = full.rpartition("/")
+        if not name or any(_ignorable(part) for part in full.split("/")):
+            return
+        kind = self._sort(folder, name)
+        if kind == "picture":
+            if folder not in numbers:
+                numbers[folder] = len(self.folders)
+                self.folders.append(folder)
+            self.names.append(name)
+            self.folder_of.append(numbers[folder])
+            self._members.append(*member)
+        elif kind == "side":
+            self._text_hashes.append(short_hash(full))
+            self._texts.append(*member)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def read(self, i: int) -> bytes:
+        return self._member(self._members, i, self.name(i))
+
+    def read_side(self, name: str) -> bytes | None:
+        hashes = np.frombuffer(self._text_hashes, np.uint64)
+        if len(self._text_order) != len(hashes):
+            self._text_order = np.argsort(hashes)
+        at = find_hashes(hashes, self._text_order, np.array([short_hash(name)], np.uint64))[0]
+        return None if at < 0 else self._member(self._texts, int(at), name)
+
+    def _member(self, table: _Members, i: int, name: str) -> bytes:
+        size, packed, method = table.size[i], table.packed[i], table.method[i]
+        if size > MAX_BYTES or packed > MAX_BYTES:
+            raise PictureError(name, "oversized", f"{max(size, packed) >> 20} MiB; the limit is {MAX_BYTES >> 20} MiB")
+        if method not in (0, 8):
+            reason = "it is encrypted" if method == 255 else f"compression method {method} is not stored or deflated"
+            raise PictureError(name, "unsupported", reason)
+        head = os.pread(self._file.fileno(), 30, table.offset[i])
+        if len(head) < 30 or head[:4] != b"PK\3\4":
+            raise PictureError(name, "broken", "the zip has no such member where its directory says")
+        start = table.offset[i] + 30 + sum(struct.unpack_from("<HH", head, 26))
+        data = os.pread(self._file.fileno(), packed, start)
+        if method == 8:
+            data = _inflated(data, size, name)
+        if len(data) != size:
+            raise PictureError(name, "truncated", f"{len(data)} of {size} bytes in the zip")
+        if zlib.crc32(data) != table.crc[i]:
+            raise PictureError(name, "broken", "its checksum in the zip is wrong")
+        return data
+
+    def stamp(self, i: int) -> bytes:
+        return struct.pack("<Iq", self._members.crc[i], self._members.size[i])
+
+    def identity(self) -> bytes:
+        return b"zip"
+
+
+def short_hash(text: str) -> int:
+    """64 bits that stand for a name in compact tables."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+
+
+def find_hashes(table: np.ndarray, order: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Positions of ``wanted`` in ``table`` (``order`` sorts it), -1 where absent."""
+    if not len(table):
+        return np.full(len(wanted), -1)
+    at = order[np.minimum(np.searchsorted(table, wanted, sorter=order), len(table) - 1)]
+    return np.where(table[at] == wanted, at, -1)
+
+
+def _inflated(data: bytes, size: int, name: str) -> bytes:
+    machine = zlib.decompressobj(-15)
+    try:
+        out = machine.decompress(data, size + 1)
+    except zlib.error as error:
+        raise PictureError(name, "broken", f"in the zip: {error}") from None
+    if len(out) > size:
+        raise PictureError(name, "oversized", f"expands past the {size} bytes that the zip declares")
+    return out
+
+
+def _directory(view: mmap.mmap, path: Path) -> Iterator[tuple[str, tuple[int, int, int, int, int]]]:
+    """(name, (offset, packed, size, crc, method)) of every member (APPNOTE 6.3.9, 4.3.12); method 255 = encrypted."""
+    end = view.rfind(b"PK\5\6", max(0, len(view) - 65557))
+    if end < 0:
+        raise KakusanError(f"{path}: this is no zip file, or its end is missing (downloaded completely?)")
+    count, length, offset = struct.unpack_from("<HII", view, end + 10)
+    at = end - length
+    if 0xFFFF in (count,) or 0xFFFFFFFF in (length, offset):
+        locator = end - 20
+        if locator >= 0 and view[locator : locator + 4] == b"PK\6\7":
+            big = struct.unpack_from("<Q", view, locator + 8)[0]
+            if view[big : big + 4] != b"PK\6\6":
+                raise KakusanError(f"{path}: damaged zip (its 64-bit directory is not where it says)")
+            count, length, offset = struct.unpack_from("<QQQ", view, big + 32)
+            at = big - length
+    shift = at - offset  # bytes before the zip proper
+    for _ in range(count):
+        if at < 0 or view[at : at + 4] != b"PK\1\2":
+            raise KakusanError(f"{path}: damaged zip (its directory breaks off)")
+        flags, method, _, _, crc, packed, size, n, m, k = struct.unpack_from("<HHHHIIIHHH", view, at + 8)
+        start = struct.unpack_from("<I", view, at + 42)[0]
+        name = view[at + 46 : at + 46 + n].decode("utf-8" if flags & 0x800 else "cp437", "replace")
+        packed, size, start = _wide(view[at + 46 + n : at + 46 + n + m], packed, size, start)
+        yield name, (start + shift, packed, size, crc, 255 if flags & 1 else min(method, 254))
+        at += 46 + n + m + k
+
+
+def _wide(extra: bytes, packed: int, size: int, start: int) -> tuple[int, int, int]:
+    """The 64-bit values of the extra field, where the 32-bit ones say to look there (4.5.3)."""
+    if 0xFFFFFFFF not in (packed, size, start):
+        return packed, size, start
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == 1:
+            wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
+            values = [next(wide, v) if v == 0xFFFFFFFF else v for v in (size, packed, start)]
+            return values[1], values[0], values[2]
+        at += 4 + length
+    return packed, size, start
+
+
+class ArrayStore(Store):
+    """Arrays (N, H, W, C) one after the other, memory-mapped, so that their pages are the file's."""
+
+    def __init__(self, path: Path, parts: list[tuple[str, Path, np.ndarray]]) -> None:
+        self.path, self.parts = path, parts
+        self.ignored, self.side = Counter(), []
+        self.starts = np.cumsum([0] + [len(a) for _, _, a in parts])
+        self.dtype = np.result_type(*[_stored_dtype(a) for _, _, a in parts])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def _at(self, i: int) -> tuple[int, int]:
+        part = int(np.searchsorted(self.starts, i, "right")) - 1
+        return part, i - int(self.starts[part])
+
+    def name(self, i: int) -> str:
+        part, at = self._at(i)
+        return f"{self.parts[part][0]}[{at}]"
+
+    def read(self, i: int) -> np.ndarray:
+        part, at = self._at(i)
+        a = np.array(self.parts[part][2][at])
+        return a.astype(np.uint8) * np.uint8(255) if a.dtype.kind == "b" else a.astype(self.dtype, copy=False)
+
+    def read_side(self, name: str) -> bytes | None:
+        return None
+
+    def stamp(self, i: int) -> bytes:
+        return b""
+
+    def identity(self) -> bytes:
+        status = [(os.fsencode(p.resolve()), p.stat()) for _, p, _ in self.parts]
+        return b"".join(name + struct.pack("<qq", s.st_size, s.st_mtime_ns) for name, s in status)
+
+
+def _stored_dtype(a: np.ndarray) -> np.dtype[Any]:
+    """uint8 and booleans stay 8 bits, integers up to 65535 become 16, everything else float32."""
+    if a.dtype.kind == "b" or a.dtype in (np.uint8, np.uint16):
+        return np.dtype(np.uint16 if a.dtype == np.uint16 else np.uint8)
+    if a.dtype.kind == "f":
+        return np.dtype(np.float32)
+    low = min(int(a[i : i + 1024].min()) for i in range(0, len(a), 1024))
+    high = max(int(a[i : i + 1024].max()) for i in range(0, len(a), 1024))
+    return np.dtype(np.float32 if low < 0 or high > 65535 else np.uint8 if high <= 255 else np.uint16)
+
+
+def _unpacked(stream: Any, size: int | None, what: str) -> Any:
+    """A compressed stream as an anonymous file on disk (never in memory), at most ``size`` bytes long."""
+    out = tempfile.TemporaryFile(prefix="kakusan-")  # noqa: SIM115 (the map outlives this call)
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    limit = free // 2 if size is None else size
+    try:
+        while block := stream.read(1 << 20):
+            out.write(block)
+            if out.tell() > limit:
+                raise KakusanError(f"{what}: expands past {limit} bytes: damaged, or not what it says")
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise KakusanError(f"{what}: can not be unpacked: {error}") from None
+    out.flush()
+    return out
+
+
+def idx_array(path: Path) -> np.ndarray:
+    """An IDX file of unsigned bytes (LeCun's MNIST format), gzipped or not, as a memory-mapped array."""
+    packed = path.suffix.lower() == ".gz"
+    with gzip.open(path) if packed else path.open("rb") as f:
+        try:
+            head = f.read(4)
+            if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 4:
+                raise KakusanError(f"{path}: this is no IDX file of unsigned bytes")
+            shape = struct.unpack(f">{head[3]}I", f.read(4 * head[3]))
+        except (OSError, EOFError, struct.error, zlib.error) as error:
+            raise KakusanError(f"{path}: damaged IDX file: {error}") from None
+        start, total = 4 + 4 * head[3], int(np.prod(shape, dtype=np.float64))
+        if packed:
+            f.seek(0)
+        file = _unpacked(f, start + total, str(path)) if packed else path.open("rb")
+    length = os.fstat(file.fileno()).st_size
+    if length != start + total:
+        raise KakusanError(f"{path}: truncated: {length} of {start + total} bytes ({shape})")
+    return np.memmap(file, np.uint8, "r", start, shape)
+
+
+def npz_array(path: Path, member: str | None) -> np.ndarray:
+    """An array of a ``.npz``, or a ``.npy`` (member None), memory-mapped; objects (pickles) are refused."""
+    try:
+        if member is None:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with zipfile.ZipFile(path) as z, z.open(member + ".npy") as f:
+            file = _unpacked(f, z.getinfo(member + ".npy").file_size, f"{path}: {member}")
+        file.seek(0)
+        version = np.lib.format.read_magic(file)
+        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = reader(file)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise KakusanError(f"{path}: can not be read as an array: {str(error).splitlines()[0]}") from None
+
+
+def pictures_of(a: np.ndarray, where: str) -> np.ndarray:
+    """(N, H, W), (N, H, W, C) or (N, C, H, W) numbers as (N, H, W, C); a view."""
+    if a.ndim not in (3, 4) or a.dtype.kind not in "buif" or not a.size:
+        raise KakusanError(
+            f"{where}: an array {a.shape} of {a.dtype}; pictures are (N, H, W), (N, H, W, C) or (N, C, H, W)"
+        )
+    return channels_last(a, 1)
