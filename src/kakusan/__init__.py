@@ -1,1 +1,44 @@
-"""kakusan"""
+"""kakusan (拡散, "diffusion"): train, sample and understand diffusion models on your own data.
+
+>>> import kakusan
+>>> done = kakusan.train("photos/", minutes=30, out="runs/photos")
+>>> model = kakusan.load("runs/photos")
+>>> pictures = model.sample(4, seed=0)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kakusan.app.facade import Loaded, Sample, Trained, load, reproduce, resume, save_samples, train
+    from kakusan.catalog import build
+    from kakusan.part import KakusanError
+
+__all__ = [
+    "KakusanError",
+    "Loaded",
+    "Sample",
+    "Trained",
+    "build",
+    "load",
+    "reproduce",
+    "resume",
+    "save_samples",
+    "train",
+]
+
+_HOMES = {"KakusanError": "kakusan.part", "build": "kakusan.catalog"}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used, so that ``import kakusan`` costs nothing."""
+    if name in __all__:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES.get(name, "kakusan.app.facade")), name)
+    raise AttributeError(f"module 'kakusan' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

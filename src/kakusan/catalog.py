@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kakusan.part import KakusanError, Part, Spec
 
@@ -89,7 +92,10 @@ def find(kind: str, where: str = "spec") -> type[Part]:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(group or table)}"
         raise KakusanError(f"{where}: kind {shown} is not known; {hint}")
     module, name = table[kind].split(":")
-    found = getattr(importlib.import_module(module), name)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise KakusanError(f"{where}: kind {kind!r} cannot be loaded: {error}; is its package installed?") from error
     assert isinstance(found, type) and issubclass(found, Part)
     return found
 
@@ -114,10 +120,41 @@ def _build(spec: Spec, where: str) -> Part:
             hint = f"did you mean {close[0]!r}?" if close else f"it takes: {', '.join(allowed) or 'nothing'}"
             raise KakusanError(f"{where}: {spec['kind']} takes no argument {name!r}; {hint}")
         arguments[name] = _value(value, f"{where}.{name}")
+        if not _fits(arguments[name], _hints(cls).get(name, Any)):
+            expected, got = cls.signature().parameters[name].annotation, repr(arguments[name])[:60]
+            raise KakusanError(f"{where}.{name}: {spec['kind']} takes {expected} here, got {got}")
     try:
         return cls(**arguments)
-    except TypeError as error:
-        raise KakusanError(f"{where}: {spec['kind']} cannot be built: {error}") from error
+    except KakusanError as error:
+        raise KakusanError(f"{where}: {error}") from error
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError, MemoryError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise KakusanError(f"{where}: {spec['kind']} cannot be built: {reason}") from error
+
+
+def _hints(cls: type[Part]) -> dict[str, Any]:
+    """The types that a constructor declares."""
+    return get_type_hints(cls.__init__) if "__init__" in cls.__dict__ else {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a declared type; an int is a float too, a bool is neither, inf and NaN are nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if origin is Literal:
+        return value in inner
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list) and all(_fits(v, inner[0]) for v in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, type(None) if hint is None else origin or hint)
 
 
 def _value(value: Any, where: str) -> Any:

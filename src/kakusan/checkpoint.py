@@ -60,6 +60,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     plain = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
     try:
         safetensors.torch.save_file(plain, temporary, metadata=dict(metadata))
+        temporary.chmod(0o644)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

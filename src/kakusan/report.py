@@ -24,7 +24,7 @@ from kakusan.part import KakusanError
 
 __all__ = ["Report", "Section", "Series", "number", "picture"]
 
-Picture = np.ndarray | Image.Image
+Picture = np.ndarray | Image.Image | Path
 WIDE = 870  # room inside a panel, in pixels
 DOTS = 48  # points of a line that answer the mouse
 POINTS = 400  # points of a line that are drawn
@@ -47,8 +47,14 @@ def number(value: Any) -> str:
 
 
 def picture(data: Picture) -> Image.Image:
-    """Any picture (H, W) or (H, W, C) as Pillow shows it: 16-bit by its high byte, many channels by three."""
+    """Any picture, (H, W) or (H, W, C) or a file, as Pillow shows it: 16-bit by its high byte, 5 channels by 3."""
+    if isinstance(data, Path):
+        with Image.open(data) as file:
+            file.load()
+            return picture(file)
     if isinstance(data, Image.Image):
+        if data.mode == "I;16":
+            return picture(np.asarray(data, np.uint16))
         return data.convert("RGBA") if data.mode in ("P", "PA", "LA") else data
     a = np.asarray(data)
     if a.ndim == 3 and a.shape[2] == 1:
@@ -80,10 +86,15 @@ class Series:
     smooth: bool = False  # a running mean, with the values themselves faint behind it
 
 
-def text(value: Any) -> str:
-    """Escaped text in which `words between backticks` are set as code; control characters are dropped."""
+def plain(value: Any) -> str:
+    """Escaped text, for attributes and SVG; control characters are dropped."""
     clean = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", "", str(value))
-    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", html.escape(clean, quote=True))
+    return html.escape(clean, quote=True)
+
+
+def text(value: Any) -> str:
+    """Escaped text in which `words between backticks` are set as code."""
+    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", plain(value))
 
 
 class Section:
@@ -181,7 +192,7 @@ class Section:
             )
             inner = f'<div class="scroll"><table class="plain"><tbody>{rows}</tbody></table></div>'
         else:
-            inner = f"<pre>{html.escape(str(content))}</pre>"
+            inner = f"<pre>{plain(content)}</pre>"
         return self.add(f"<details><summary>{text(summary)}</summary>{inner}</details>")
 
 
@@ -221,7 +232,7 @@ class Report:
             f'<meta http-equiv="Content-Security-Policy" content="{csp}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark">'
-            f"<title>{text(self.title)}</title><style>{css}</style></head>"
+            f"<title>{plain(self.title)}</title><style>{css}</style></head>"
             f"<body><header>{_motif()}<h1>{text(self.title)}</h1>{sub}{nav}</header><main>"
             f"<section>{''.join(self.top.parts)}</section>{body}</main>"
             f"<footer>{text(self.footer)}</footer></body></html>\n"
@@ -273,7 +284,7 @@ def _images(
         alt = " – ".join(s for s in (what, label or (f"picture {i + 1} of {len(pictures)}")) if s)
         classes = " ".join((["px"] if times > 1 else []) + (["alpha"] if "A" in image.mode else []))
         size = f'width="{image.width * times}" height="{image.height * times}"'
-        tag = f'<img class="{classes}" {size} alt="{text(alt)}" src="{_uri(image)}">'
+        tag = f'<img class="{classes}" {size} alt="{plain(alt)}" src="{_uri(image)}">'
         under = f"<figcaption>{text(label)}</figcaption>" if label else ""
         out.append(f"<figure>{tag}{under}</figure>")
     return "".join(out) or '<p class="sub">No pictures yet.</p>'
@@ -303,18 +314,20 @@ def _motif() -> str:
 
 def _ticks(low: float, high: float, log: bool) -> list[float]:
     """About six round values inside [low, high]; on a log axis powers of ten, with 2 and 5 if few."""
+    values: list[float] = []
     if log:
         a, b = math.floor(math.log10(low)), math.ceil(math.log10(high))
         step = max(1, math.ceil((b - a) / 8))
         factors = (1, 2, 5) if b - a <= 2 else (1,)
         values = [f * 10.0**e for e in range(a, b + 1, step) for f in factors]
-    else:
+        values = [v for v in values if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
+    if not log or len(values) < 3:
         raw = (high - low) / 5
         size = 10.0 ** math.floor(math.log10(raw))
         step_ = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999)
         first = math.ceil(low / step_ - 1e-9)
         values = [round(i * step_, 12) for i in range(first, math.floor(high / step_ + 1e-9) + 1)]
-    return [v for v in values if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)] if log else values
+    return values
 
 
 def _tick(value: float, ticks: Sequence[float]) -> str:
@@ -382,8 +395,8 @@ def _frame(fx: Any, fy: Any, xr: Any, yr: Any, x: str, y: str, log_x: bool, log_
     out.append(f'<line class="axis" x1="{LEFT:g}" x2="{W - RIGHT:g}" y1="{H - BOTTOM:g}" y2="{H - BOTTOM:g}"/>')
     across, down = (LEFT + W - RIGHT) / 2, (TOP + H - BOTTOM) / 2
     name = 'class="name" text-anchor="middle"'
-    out.append(f'<text {name} x="{across:g}" y="{H - 4:g}">{text(x)}</text>')
-    out.append(f'<text {name} transform="translate(14 {down:g}) rotate(-90)">{text(y)}</text>')
+    out.append(f'<text {name} x="{across:g}" y="{H - 4:g}">{plain(x)}</text>')
+    out.append(f'<text {name} transform="translate(14 {down:g}) rotate(-90)">{plain(y)}</text>')
     return out
 
 
@@ -397,7 +410,7 @@ def _curve(s: Series, i: int, x: np.ndarray, y: np.ndarray, fx: Any, fy: Any) ->
     show = " dot" if s.dots or len(seen) == 1 else ""
     hover = "".join(
         f'<circle class="hit{show}" cx="{px[j]:.1f}" cy="{py[j]:.1f}" r="4">'
-        f"<title>{text(s.name)}: {number(float(y[j]))} at {number(float(x[j]))}</title></circle>"
+        f"<title>{plain(s.name)}: {number(float(y[j]))} at {number(float(x[j]))}</title></circle>"
         for j in spots
     )
     dash = ' stroke-dasharray="6 4"' if s.dashed or i >= 6 else ""
@@ -443,13 +456,13 @@ def _plot(lines: list[Series], title: str, x: str, y: str, log_x: bool, log_y: b
             parts.append(f'<line class="mark" x1="{p:.1f}" x2="{p:.1f}" y1="{TOP:g}" y2="{H - BOTTOM:g}"/>')
             anchor, by = ("end", p - 5) if right else ("start", p + 5)
             place = f'x="{by:.1f}" y="{TOP + 10:g}" text-anchor="{anchor}"'
-            parts.append(f'<text class="marked" {place}>{text(words)}</text>')
+            parts.append(f'<text class="marked" {place}>{plain(words)}</text>')
     parts += [_curve(s, i, a, b, fx, fy) for i, s, a, b in drawn]
     said = [
         f"{s.name}: {number(float(b[np.isfinite(b)][0]))} to {number(float(b[np.isfinite(b)][-1]))}"
         for _, s, a, b in drawn
     ]
-    alt = text(f"Line plot: {title}. {y or 'values'} against {x or 'index'}. " + "; ".join(said))
+    alt = plain(f"Line plot: {title}. {y or 'values'} against {x or 'index'}. " + "; ".join(said))
     keys = [
         f'<span class="key c{i % 6}{" dash" if s.dashed or i >= 6 else ""}">{text(s.name)}</span>' for i, s, *_ in drawn
     ]

@@ -212,7 +212,8 @@ def test_hidden_are_the_inner_matrices(make):
     hidden, parameters = net.hidden(), dict(net.named_parameters())
     assert hidden <= set(parameters)
     assert all(parameters[name].ndim >= 2 for name in hidden)
-    assert not any(n.startswith(("stem", "out", "embed", "field_stem", "vector_in", "null")) for n in hidden)
+    assert {"embed.1.weight", "modulate.weight"} <= hidden
+    assert not any(n.startswith(("stem", "out", "embed.0", "field_stem", "vector_in", "null")) for n in hidden)
     assert sum(parameters[n].numel() for n in hidden) > 0.5 * sum(p.numel() for p in parameters.values())
 
 
@@ -252,3 +253,27 @@ def test_bfloat16_autocast(make):
         near = net(x, lam, NO_COND)
     assert near.dtype == x.dtype
     assert (near - exact).norm() < 0.05 * exact.norm()
+    with torch.autocast("cpu", torch.bfloat16):
+        masked = net(x, lam, Cond(mask=torch.ones(2, 12, 12, dtype=torch.bool)))
+    assert (masked - exact).norm() < 0.05 * exact.norm()
+
+
+class _Plain(torch.nn.Module):
+    """A net whose condition is one tensor, as an exported graph takes it."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, lam, vector):
+        return self.net(x, lam, Cond(vector=vector))
+
+
+@MAKERS
+def test_exports_with_any_batch(make):
+    net = _Plain(shaken(make(vector=5)))
+    args = draw(2, 2, 7, 7), torch.zeros(2), draw(2, 5)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    graph = torch.export.export(net, args, dynamic_shapes=({0: batch},) * 3).module()
+    other = draw(3, 2, 7, 7), torch.zeros(3), draw(3, 5)
+    torch.testing.assert_close(graph(*other), net(*other), rtol=1e-4, atol=2e-5)

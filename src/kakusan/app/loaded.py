@@ -113,7 +113,7 @@ class Loaded:
             "path": str(self.path) if self.path else None,
             "classes": self.classes,
             "domain": self.domain.spec(),
-            "defaults": sampler.DEFAULTS | dict(self.model.defaults),
+            "defaults": sampler.defaults(self.model),
         } | self.info_
 
     def request(

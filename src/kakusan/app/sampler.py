@@ -19,7 +19,7 @@ from kakusan.core.model import Model
 from kakusan.core.rng import Rng, mix
 from kakusan.core.sample import Step, sample, start
 from kakusan.core.solver import Solver
-from kakusan.part import KakusanError
+from kakusan.part import KakusanError, Part
 
 __all__ = ["DEFAULTS", "SOLVERS", "Request", "plan_batches", "settle", "steps"]
 
@@ -57,7 +57,7 @@ class Request:
 
 def settle(model: Model, request: Request) -> dict[str, Any]:
     """The request's settings with the model's defaults filled in: what a sample's recipe records."""
-    known = DEFAULTS | dict(model.defaults)
+    known = defaults(model)
     solver, eta = _solver(request.solver, known["solver"], known["eta"])
     settled = {
         "solver": solver,
@@ -80,6 +80,11 @@ def settle(model: Model, request: Request) -> dict[str, Any]:
             f"--guidance {settled['guidance']:g}: this model has no conditions to be guided by; leave it out"
         )
     return settled
+
+
+def defaults(model: Model) -> dict[str, Any]:
+    """The model's sampling defaults as plain data, ours where it has none."""
+    return DEFAULTS | {k: v.spec() if isinstance(v, Part) else v for k, v in model.defaults.items()}
 
 
 def guided(model: Model) -> bool:

@@ -93,13 +93,7 @@ def film(frames: Sequence[Picture], path: str | Path, seconds: float = 3.0, hold
     each = max(40, round(1000 * seconds / len(images)))
     format = kinds[path.suffix.lower()]
     options: dict[str, Any] = {"duration": [each] * (len(images) - 1) + [round(1000 * hold)], "loop": 0}
-    options |= (
-        {"lossless": times > 1, "quality": 90 if times == 1 else 50}
-        if format == "WEBP"
-        else {"disposal": 2}
-        if format == "GIF"
-        else {}
-    )
+    options |= {"WEBP": {"quality": 80, "method": 3}, "GIF": {"disposal": 2}, "PNG": {}}[format]
     return save(images[0], path, format, save_all=True, append_images=_distinct(images[1:], format), **options)
 
 

@@ -17,7 +17,7 @@ __all__ = ["Label"]
 
 
 class Label(Encoder):
-    """One of ``classes`` (a number, or names in order) as a vector (B, dim); the last row of its table is "no class"."""
+    """One of ``classes`` (a number, or names in order) as a vector (B, dim); the table's last row is "no class"."""
 
     kind = "condition/label"
 

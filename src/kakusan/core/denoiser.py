@@ -44,7 +44,7 @@ class Denoiser(Part, nn.Module):
         alpha, sigma = self.process.scales(t)
         coefs = self.param.coefs(alpha, sigma)
         lam = self.process.logsnr(t).clamp(-LAM_MAX, LAM_MAX).to(torch.float32)
-        lam = lam.expand(len(x)).to(x.device, non_blocking=True)
+        lam = lam.expand(x.shape[0]).to(x.device, non_blocking=True)
         return self.net(cast(coefs[0], x) * x, lam, cond), coefs
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = NO_COND) -> Tensor:

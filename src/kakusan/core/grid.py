@@ -167,13 +167,16 @@ def churn(times: Tensor, process: Process, amount: float, k_low: float = 0.05, k
     """
     if amount < 0:
         raise KakusanError(f"churn={amount}: need a number >= 0 (EDM uses 5 to 80)")
+    if amount == 0:
+        return times
     gain = 1 + min(amount / (len(times) - 1), 2**0.5 - 1)
     k = process.ratio(times)
     raised = process.time(-(k * gain).log()).clamp(max=1.0)
-    listed = [times[:1]]
-    for i in range(1, len(times)):
+    inside = (k >= k_low) & (k <= k_high) & (raised > times)
+    listed: list[Tensor] = []
+    for i in range(len(times)):
         listed.append(times[i : i + 1])
-        if gain > 1 and k_low <= float(k[i]) <= k_high and i < len(times) - 1:
+        if bool(inside[i]) and i < len(times) - 1:
             listed.append(raised[i : i + 1])
     return torch.cat(listed)
 

@@ -23,10 +23,10 @@ class Encoder(Part, nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, values: list[Any]) -> dict[str, Tensor]:
-        """One value a sample (a label, a caption, None = no condition) to tensors (B, ...), without the parameters."""
+        """One value a sample (a label, a caption; None = none) to tensors (B, ...), without parameters."""
 
     def draw(self, x0: Tensor, inputs: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
-        """What is random about this condition in training (masks, low resolution and its noise); nothing, by default."""
+        """What is random about this condition in training (masks, low resolution, its noise); nothing, by default."""
         return inputs
 
     @abc.abstractmethod
@@ -72,8 +72,8 @@ class Model(Part, nn.Module):
         """All conditions of a batch as one ``Cond``; an encoder without inputs, or with keep False, gives its null."""
         for name in inputs:
             self.encoder(name)
-        device = next(self.parameters()).device
         conds = []
+        device = next(self.parameters()).device if self.encoders else None
         for name in self.encoders:
             encoder = self.encoder(name)
             given = inputs.get(name)

@@ -154,7 +154,7 @@ class Sigmoid(Weight):
 
 
 class FlowUniform(Weight):
-    """``w = (1 + exp(lam))^2``: the plain squared error of the straight path's velocity (Lipman et al. 2023, eq. 14)."""
+    """``w = (1 + exp(lam))^2``: plain squared error of the straight path's velocity (Lipman et al. 2023, eq. 14)."""
 
     kind = "weight/flow-uniform"
 

@@ -18,6 +18,7 @@ __all__ = ["VE", "VP", "Flow", "Process", "Shifted", "Tabulated", "ZeroTerminal"
 
 # cosine and sigmoid schedules stop here at t = 1, as the clipped betas of their discrete originals do
 _LAST_LOGSNR = -10.0
+_MOST_STEPS = 1_000_000
 
 
 def as_time(t: float | Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class Process(Part, abc.ABC):
         return cast(alpha, x0) * x0 + cast(sigma, x0) * eps
 
     def renoise(self, x: Tensor, eps: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """The forward kernel from t to a later s: ``r x + sqrt(sigma_s^2 - r^2 sigma_t^2) eps``, r = alpha_s/alpha_t."""
+        """The forward kernel from t up to s: ``r x + sqrt(sigma_s^2 - r^2 sigma_t^2) eps``, r = alpha_s/alpha_t."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.scales(t), self.scales(s)
         r = alpha_s / alpha_t
         spread = (sigma_s**2 - (r * sigma_t) ** 2).clamp(min=0).sqrt()
@@ -153,7 +154,7 @@ class VP(Process):
             return (own / self.reach).clamp(min=0)
         low, high = _sigmoid(-3 / self.tau), _sigmoid(3 / self.tau)
         left = ((torch.sigmoid(2 * lam) - self.floor) / (1 - self.floor)).clamp(0, 1)
-        return ((torch.logit(high - left * (high - low)) * self.tau + 3) / 6).clamp(0, 1)
+        return torch.where(left < 1, (torch.logit(high - left * (high - low)) * self.tau + 3) / 6, 0.0).clamp(0, 1)
 
 
 def _sigmoid(x: float) -> float:
@@ -245,7 +246,8 @@ class ZeroTerminal(Process):
         return alpha, (1 - alpha**2).clamp(min=0).sqrt()
 
     def time(self, logsnr: Tensor) -> Tensor:
-        return self.base.time(_lam(_alpha(as_time(logsnr)) * (1 - self.last) + self.last))
+        alpha = _alpha(as_time(logsnr))
+        return torch.where(alpha > 0, self.base.time(_lam(alpha * (1 - self.last) + self.last)), 1.0)  # 1 exactly
 
 
 def betas(schedule: str = "linear", steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
@@ -288,6 +290,8 @@ class Tabulated(Process):
         end: float = 0.02,
         zero_terminal: bool = False,
     ) -> None:
+        if not 2 <= steps <= _MOST_STEPS:
+            raise KakusanError(f"steps={steps}: need 2 to {_MOST_STEPS} (the usual number is 1000)")
         given = betas(schedule, steps, start, end) if table is None else torch.tensor(table, dtype=torch.float64)
         if given.ndim != 1 or len(given) < 2 or not bool(((given > 0) & (given <= 1)).all()):
             raise KakusanError("table: need a list of at least two betas, each in (0, 1]")

@@ -15,6 +15,7 @@ from kakusan.part import KakusanError, Part
 __all__ = ["Centred", "Flat", "Space", "Sphere"]
 
 Shapes = Sequence[tuple[int, ...]]
+_MOST_VALUES = 1 << 28  # of a table of spherical harmonics: 2 GiB
 
 
 class Space(Part, abc.ABC):
@@ -43,12 +44,13 @@ class Space(Part, abc.ABC):
         """Mean squared error of each sample over its real positions, (B,)."""
 
 
-def _mean(square: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over all but the batch; ``mask`` broadcasts against ``square``."""
-    if mask is None:
+def _mean(square: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean over all but the batch; ``weight`` (a mask, cell areas) broadcasts against ``square``."""
+    if weight is None:
         return square.flatten(1).mean(1)
-    weight = mask.to(square.dtype).expand_as(square)
-    return (square * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)
+    weight = weight.to(square.dtype).expand_as(square)
+    total = weight.flatten(1).sum(1)
+    return (square * weight).flatten(1).sum(1) / torch.where(total > 0, total, 1)
 
 
 class Flat(Space):
@@ -118,6 +120,8 @@ class Sphere(Space):
                 f"degree={degree} is finer than a {height}x{width} grid can hold; use at most "
                 f"{min(height - 1, (width - 1) // 2)}"
             )
+        if height * width * (degree + 1) ** 2 > _MOST_VALUES:
+            raise KakusanError(f"height={height}, width={width}, degree={degree}: too large; use a lower degree")
         self.size, self.degree = (height, width), degree
         colatitude = (torch.arange(height, dtype=torch.float64) + 0.5) * math.pi / height
         longitude = torch.arange(width, dtype=torch.float64) * 2 * math.pi / width
@@ -135,8 +139,8 @@ class Sphere(Space):
         return x if mask is None else x * mask.unsqueeze(1)
 
     def mse(self, error: Tensor, mask: Tensor | None = None) -> Tensor:
-        weighted = error.square() * self.area.to(error)[:, None]
-        return _mean(weighted, None if mask is None else mask.unsqueeze(1))
+        area = self.area.to(error)[:, None]
+        return _mean(error.square(), area if mask is None else area * mask.unsqueeze(1))
 
 
 def _harmonics(colatitude: Tensor, longitude: Tensor, degree: int) -> Tensor:

@@ -84,7 +84,8 @@ def diagnose(
     if not finite.all():
         return [_nan(int((~finite).sum()), len(x), context)]
     m = _measure(x.clamp(-1, 1))
-    noise, grain = _noise(m, reference, context), _grain(m, reference, context)
+    saturated = _saturated(m, reference, context)
+    noise, grain = _noise(m, reference, context), _grain(m, reference, context, edges=saturated is None)
     if noise and grain and noise.severity == "warning" and grain.severity == "problem":
         noise = None  # what all of them suffer from is the better name
     found = [f for f in (_constant(m, reference, context), noise or grain) if f]
@@ -92,7 +93,7 @@ def diagnose(
         found += [f for f in (_range(x, reference, context),) if f]
     if not any(f.severity == "problem" for f in found):
         checks = [_collapse(x, reference, context)]
-        checks += [] if found else [_blurred(m, reference, context), _saturated(m, reference, context)]
+        checks += [] if found else [_blurred(m, reference, context), saturated]
         found += [f for f in (*checks, _colour(m, reference)) if f]
     return found
 
@@ -207,7 +208,10 @@ def _unfinished(context: Mapping[str, Any]) -> tuple[str, str]:
             f"Try --steps 20; if that does not help, train longer: {_longer(context)}.",
         )
     if context.get("finished") is False:
-        return "training was stopped before its learning rate had come down.", f"Finish it: {_longer(context)}."
+        return (
+            "training was stopped before its learning rate had come down.",
+            f"Finish it: `kakusan resume {context.get('run', 'RUN')}`.",
+        )
     epochs = context.get("epochs")
     seen = f" (each picture was seen {epochs:.1f} times)" if epochs is not None and epochs < 30 else ""
     return f"the model has not been trained for long enough{seen}.", f"Train longer: {_longer(context)}."
@@ -227,7 +231,7 @@ def _noise(m: dict[str, Tensor], ref: Mapping[str, Any] | None, context: Mapping
     """Neighbouring values are unrelated where the data's are related."""
     if ref and ref["corr"][0] < 0.1:
         return None  # the data itself is close to white noise
-    bad = (m["corr"] < (0.4 * ref["corr"][0] if ref else 0.15)) & (m["grain"] > 0.025)
+    bad = (m["corr"] < (0.4 * ref["corr"][0] if ref else 0.1)) & (m["grain"] > 0.025)
     if not bad.any():
         return None
     cause, fix = _unfinished(context)
@@ -236,20 +240,25 @@ def _noise(m: dict[str, Tensor], ref: Mapping[str, Any] | None, context: Mapping
     return Finding("noise", _severity(bad) if ref else "warning", f"{_of(bad)} noise: {near}{usual}.", cause, fix)
 
 
-def _grain(m: dict[str, Tensor], ref: Mapping[str, Any] | None, context: Mapping[str, Any]) -> Finding | None:
+def _grain(
+    m: dict[str, Tensor], ref: Mapping[str, Any] | None, context: Mapping[str, Any], edges: bool = True
+) -> Finding | None:
     """Something is drawn, but noise is left in it."""
     if not ref:
         return None
     few = len(m["grain"]) < FEW
-    floor = min(0.03, 0.5 * ref["std"][2])
-    high = [max(ref[k][4] if few else ref[k][3], 0.0) * f + floor for k, f in (("grain", 1.3), ("edges", 1.5))]
-    level, edges = float(m["grain"].median()), float(m["edges"].median())
-    if level <= high[0] and edges <= high[1]:
+    floor = max(min(0.03, 0.5 * ref["std"][2]), 1e-4)
+    margin = (4, 1.3, 1.5) if few else (3, 1.1, 1.2)  # a quantile of the data, and room above it
+    high = [ref["grain"][margin[0]] * margin[1] + floor, ref["edges"][margin[0]] * margin[2] + floor]
+    seen = [float(m[k].median()) for k in ("grain", "edges")]
+    over = [seen[0] / high[0], seen[1] / high[1] if edges else 0.0]
+    if max(over) <= 1:
         return None
+    which = 0 if over[0] > 1 else 1
     cause, fix = _unfinished(context)
-    severity = "problem" if level > 2.5 * high[0] or edges > 2 * high[1] else "warning"
-    amount = f"{100 * (level if level > high[0] else edges) / 2:.0f}% of the range where the data has "
-    amount += f"{100 * (ref['grain'][2] if level > high[0] else ref['edges'][2]) / 2:.0f}%"
+    severity = "problem" if over[0] > 2.5 or over[1] > 2 else "warning"
+    usual = ref[("grain", "edges")[which]][2]
+    amount = f"{50 * seen[which]:.0f}% of the range where the data has {50 * usual:.0f}%"
     return Finding("unconverged", severity, f"Noise is left in the samples: {amount}.", cause, fix)
 
 
@@ -265,7 +274,8 @@ def _constant(m: dict[str, Tensor], ref: Mapping[str, Any] | None, context: Mapp
     bad = m["std"] < (_flat(ref["std"][2]) if ref else 0.01)
     if ref and float(m["std"].median()) < 0.5 * ref["std"][0]:  # all of them pale
         bad = m["std"] < 0.5 * ref["std"][0]
-    if float(bad.float().mean()) <= (ref["flat"] * 3 + (0.1 if ref["flat"] else 0.0) if ref else 0.0):
+    chance = len(bad) * (ref["flat"] + 2 / ref["count"]) if ref else 0.0  # how many the data itself would give
+    if int(bad.sum()) <= chance + 3 * chance**0.5:
         return None
     level = m["mean"][bad].mean().item()
     what = "black" if level < -0.9 else "white" if level > 0.9 else "one colour, or nearly,"
@@ -281,8 +291,10 @@ def _range(x: Tensor, ref: Mapping[str, Any] | None, context: Mapping[str, Any])
     if share < 0.05:
         return None
     cause, fix = "the model and the data disagree about scale, or the solver diverged.", "Try --steps 20 --solver ddim."
-    guidance = context.get("guidance")
-    if guidance is not None and guidance > 2:
+    guidance, steps = context.get("guidance"), context.get("steps")
+    if steps is not None and steps < 10:
+        cause, fix = _unfinished(context)
+    elif guidance is not None and guidance > 2:
         cause, fix = f"guidance of {guidance:g} pushes values out of range.", "Try --guidance 1.5."
     message = f"{100 * share:.0f}% of the values lie outside the data's range and are clamped."
     return Finding("range", "problem" if share > 0.25 else "warning", message, cause, fix)
@@ -292,7 +304,7 @@ def _saturated(m: dict[str, Tensor], ref: Mapping[str, Any] | None, context: Map
     if not ref or len(m["saturation"]) < 4:
         return None
     share, usual = float(m["saturation"].median()), ref["saturation"]
-    if share <= usual[4 if len(m["saturation"]) < FEW else 3] or share <= usual[2] + 0.25:
+    if share <= max(usual[4 if len(m["saturation"]) < FEW else 3] + 0.15, usual[2] + 0.25):
         return None
     guidance = context.get("guidance")
     strong = guidance is not None and guidance > 1.5

@@ -110,7 +110,7 @@ def _feature(x: Tensor) -> Tensor:
 
 
 def _nearest(queries: list[Tensor], train: Iterable[Tensor], chunk: int) -> tuple[Tensor, Tensor]:
-    """Distances (Q, k) to the nearest training pictures, k = RIVALS + 1, of the better mirror image; the first's index."""
+    """Distances (Q, k) to the nearest training pictures, k = RIVALS + 1, best of mirror images; the first's index."""
     best: Tensor | None = None
     where: Tensor | None = None
     start = 0

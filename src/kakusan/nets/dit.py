@@ -19,7 +19,7 @@ from kakusan.part import KakusanError
 
 __all__ = ["DiT"]
 
-_OUTER = ("stem", "field_stem", "embed", "vector_in", "null", "out")  # not hidden matrices
+_OUTER = ("stem", "field_stem", "embed.0", "vector_in", "null", "out")  # no hidden matrices: AdamW's
 
 
 def positions(sizes: tuple[int, ...], width: int, like: Tensor) -> Tensor:
@@ -98,6 +98,8 @@ class DiT(Net):
         super().__init__()
         if dims not in (1, 2, 3):
             raise KakusanError(f"dims={dims}: a DiT takes 1 (signals), 2 (pictures) or 3 (volumes)")
+        if channels < 1:
+            raise KakusanError(f"channels={channels}: at least one is needed")
         if patch < 1 or depth < 1 or width < 2 * dims:
             raise KakusanError(f"patch={patch}, depth={depth}, width={width}: at least 1, 1 and {2 * dims} are needed")
         if heads < 1 or width % heads:
@@ -132,12 +134,12 @@ class DiT(Net):
             h = h + self.field_stem(field.flatten(2).transpose(1, 2))
         keys = None if valid is None else self._patches(valid).any(1).flatten(1)
         e = self._embedded(lam, cond.vector)
-        tokens, tokens_mask = self._tokens(cond, len(x))
+        tokens, tokens_mask = self._tokens(cond, x.shape[0])
         for block in self.blocks:
             h = block(h, e, keys, tokens, tokens_mask)
         scale, shift = self.modulate(e).chunk(2, 2)
         h = self.out(F.layer_norm(h, (self.width,), eps=1e-6) * (scale + 1) + shift)
-        out = unfold(h.transpose(1, 2).reshape(len(x), -1, *sizes), self.steps)
+        out = unfold(h.transpose(1, 2).reshape(x.shape[0], -1, *sizes), self.steps)
         out = out[tuple(slice(n) for n in x.shape)]
         return (out if valid is None else out * valid).to(x.dtype)
 

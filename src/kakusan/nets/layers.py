@@ -26,9 +26,9 @@ __all__ = [
     "check_ports",
     "fold",
     "fourier",
+    "keep_memory",
     "matrices",
     "pad_to",
-    "keep_memory",
     "plain_attention",
     "unfold",
     "zero",
@@ -39,7 +39,7 @@ _plain = False
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Writes attention out inside: the CPU kernel of ``scaled_dot_product_attention`` has no forward-mode derivative."""
+    """Writes attention out inside: the CPU's ``scaled_dot_product_attention`` has no forward-mode derivative."""
     global _plain
     before, _plain = _plain, True
     try:
@@ -71,8 +71,8 @@ def zero(module: nn.Module) -> nn.Module:
 
 def matrices(net: nn.Module, outer: Sequence[str]) -> set[str]:
     """Names of ``net``'s weight matrices and kernels (two or more dimensions) outside the submodules in ``outer``."""
-    names = ((name, p) for name, p in net.named_parameters() if p.ndim >= 2)
-    return {name for name, _ in names if name.split(".")[0] not in outer}
+    names = (name for name, p in net.named_parameters() if p.ndim >= 2)
+    return {name for name in names if not any(f"{name}.".startswith(f"{part}.") for part in outer)}
 
 
 def fourier(lam: Tensor, size: int) -> Tensor:
@@ -149,10 +149,10 @@ class GroupNorm(nn.Module):
         """x (B, C, *S), mask (B, 1, *S) of ones and zeros or None."""
         if mask is None:
             return F.group_norm(x, self.groups, self.weight, self.bias, 1e-5)
-        shape = (len(x), self.groups, -1)
+        shape = (x.shape[0], self.groups, -1)
         count = mask.flatten(1).sum(1).clamp(min=1)[:, None, None] * (x.shape[1] // self.groups)
         rest = [1] * (x.ndim - 2)
-        spread = (len(x), x.shape[1], *rest)
+        spread = (x.shape[0], x.shape[1], *rest)
         mean = (x * mask).flatten(2).sum(2).reshape(shape).sum(2, keepdim=True) / count
         x = x - mean.expand(-1, -1, x.shape[1] // self.groups).reshape(spread)
         var = (x * mask).square().flatten(2).sum(2).reshape(shape).sum(2, keepdim=True) / count
@@ -209,7 +209,7 @@ def check_ports(x: Tensor, cond: Cond, channels: int, dims: int, ports: dict[str
         raise KakusanError(
             f"field has sizes {tuple(cond.field.shape[2:])}, x {tuple(x.shape[2:])}: resize the field to x"
         )
-    if cond.mask is not None and cond.mask.shape != (len(x), *x.shape[2:]):
+    if cond.mask is not None and cond.mask.shape != (x.shape[0], *x.shape[2:]):
         raise KakusanError(
-            f"mask has shape {tuple(cond.mask.shape)}: expected {(len(x), *x.shape[2:])}, as x without channels"
+            f"mask has shape {tuple(cond.mask.shape)}: expected {(x.shape[0], *x.shape[2:])}, as x without channels"
         )

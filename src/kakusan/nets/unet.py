@@ -29,7 +29,7 @@ from kakusan.part import KakusanError
 __all__ = ["UNet"]
 
 _LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
-_OUTER = ("stem", "field_stem", "embed", "vector_in", "modulate", "null", "bypass", "out")  # not hidden matrices
+_OUTER = ("stem", "field_stem", "embed.0", "vector_in", "null", "bypass", "out")  # no hidden matrices: AdamW's
 
 
 class _Conv:
@@ -65,7 +65,7 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor, mask: Tensor | None) -> Tensor:
         h = F.silu(self.norm0(x, mask))
         h = self.conv0(h if mask is None else h * mask)
-        h = F.silu(self.norm1(h, mask) * scale + shift)
+        h = F.silu(torch.addcmul(shift, self.norm1(h, mask), scale))
         if self.dropout:
             h = F.dropout(h, self.dropout, self.training)
         return x + self.conv1(h if mask is None else h * mask)
@@ -140,7 +140,7 @@ class UNet(Net):
         padding: str = "zeros",
     ) -> None:
         super().__init__()
-        _check(dims, width, mults, blocks, attention, heads, unshuffle, padding)
+        _check(channels, dims, width, mults, blocks, attention, heads, unshuffle, padding)
         self.channels, self.dims, self.padding = channels, dims, padding
         self.ports = {"vector": vector, "tokens": tokens, "field": field}
         lift = [1] if dims == 1 else []
@@ -152,7 +152,7 @@ class UNet(Net):
         self.stem = conv(channels * cells, width * mults[0], 3)
         self.field_stem = zero(conv(field * cells, width * mults[0], 3)) if field else None
         emb = 2 * width
-        self.embed = nn.ModuleList([nn.Linear(width // 2 * 2, emb), nn.Linear(emb, emb), nn.Linear(emb, emb)])
+        self.embed = nn.ModuleList([nn.Linear(64, emb), nn.Linear(emb, emb), nn.Linear(emb, emb)])
         self.vector_in = zero(nn.Linear(vector, emb, bias=False)) if vector else None
         self.null = nn.Parameter(torch.randn(1, 1, tokens)) if tokens else None  # a token that is always there
         self.levels = nn.ModuleList(
@@ -165,6 +165,9 @@ class UNet(Net):
         way = [size for size in sizes for _ in range(2 * blocks)]
         self.splits = [*way, *reversed(way), channels * cells]
         self.modulate = zero(nn.Linear(emb, sum(self.splits)))  # every block's scale and shift in one product
+        with torch.no_grad():
+            for scale in self.modulate.bias.split(self.splits)[::2]:
+                scale.fill_(1)  # scales and the bypass's gain start at one, shifts at zero
         self.to(memory_format=_LAST[3 if dims == 3 else 2])
 
     def hidden(self) -> set[str]:
@@ -185,9 +188,9 @@ class UNet(Net):
             h = h + self.field_stem(fold(field if mask is None else field * mask, self.steps))
         masks = self._masks(mask)
         mods = self._modulation(lam, cond.vector, h.ndim)
-        h = self._trunk(h, mods, masks, *self._tokens(cond, len(x)))
+        h = self._trunk(h, mods, masks, *self._tokens(cond, x.shape[0]))
         h = F.silu(self.norm(h, masks[0]))
-        h = self.out(h if mask is None else h * masks[0]) + self.bypass(folded) * (mods[-1] + 1)
+        h = self.out(h if mask is None else h * masks[0]) + self.bypass(folded) * mods[-1]
         out = unfold(h, self.steps)
         if mask is not None:
             out = out * mask
@@ -215,7 +218,7 @@ class UNet(Net):
         if self.vector_in is not None and vector is not None:
             e = e + self.vector_in(vector)
         e = F.silu(third(F.silu(second(F.silu(e)))))
-        joint = self.modulate(e).reshape(len(lam), -1, *[1] * (ndim - 2))
+        joint = self.modulate(e).reshape(lam.shape[0], -1, *[1] * (ndim - 2))
         return list(joint.split(self.splits, 1))
 
     def _tokens(self, cond: Cond, batch: int) -> tuple[Tensor | None, Tensor | None]:
@@ -240,7 +243,7 @@ class UNet(Net):
         given, skips = iter(mods), []
         for level, mask in zip(self.levels, masks):
             for block in level.down:
-                h = block(h, next(given) + 1, next(given), mask)
+                h = block(h, next(given), next(given), mask)
             if level.down_attend is not None:
                 h = level.down_attend(h, mask, tokens, tokens_mask)
             if level.halve is not None:
@@ -253,18 +256,28 @@ class UNet(Net):
                 h = h[tuple(slice(n) for n in (*h.shape[:2], *skip.shape[2:]))]
                 h = level.merge(torch.cat([h, skip], 1))
             for block in level.up:
-                h = block(h, next(given) + 1, next(given), mask)
+                h = block(h, next(given), next(given), mask)
             if level.up_attend is not None:
                 h = level.up_attend(h, mask, tokens, tokens_mask)
         return h
 
 
 def _check(
-    dims: int, width: int, mults: list[int], blocks: int, attention: list[int], heads: int, unshuffle: int, padding: str
+    channels: int,
+    dims: int,
+    width: int,
+    mults: list[int],
+    blocks: int,
+    attention: list[int],
+    heads: int,
+    unshuffle: int,
+    padding: str,
 ) -> None:
     """Refuses sizes that can not work."""
     if dims not in (1, 2, 3):
         raise KakusanError(f"dims={dims}: a U-Net takes 1 (signals), 2 (pictures) or 3 (volumes)")
+    if channels < 1:
+        raise KakusanError(f"channels={channels}: at least one is needed")
     if width < 2 or blocks < 1 or unshuffle < 1 or not mults or min(mults) < 1:
         raise KakusanError(
             f"width={width}, mults={mults}, blocks={blocks}, unshuffle={unshuffle}: all must be at least 1, width 2"

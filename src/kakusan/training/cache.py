@@ -79,10 +79,11 @@ def build_cache(
     try:
         _build(source, domain, temporary, fingerprint, progress, workers or min(32, os.cpu_count() or 1))
         if source.fingerprint() != fingerprint:
-            raise KakusanError(f"{source.path} changed while it was read; wait until nothing writes to it and run again")
-        if found is not None:
-            final.rename(temporary.with_name(temporary.name + "-old"))
-        _publish(temporary, final)
+            raise KakusanError(
+                f"{source.path} changed while it was read; wait until nothing writes to it and run again"
+            )
+        if found is not None or _opened(final, fingerprint) is None:
+            _publish(temporary, final)  # else another process was first, with the same
     finally:
         for left in (temporary, temporary.with_name(temporary.name + "-old")):
             shutil.rmtree(left, ignore_errors=True)
@@ -93,13 +94,11 @@ def build_cache(
 
 
 def _publish(temporary: Path, final: Path) -> None:
-    """Rename into place; another process that was first has built the same."""
+    """Rename into place; what was there (changed content, or damaged) is moved away and then deleted."""
     temporary.chmod(0o755)
-    try:
-        temporary.rename(final)
-    except OSError:
-        if not (final / "info.json").exists():
-            raise
+    if final.exists():
+        final.rename(temporary.with_name(temporary.name + "-old"))
+    temporary.rename(final)
 
 
 def _info(path: Path) -> dict[str, Any]:
@@ -237,11 +236,18 @@ def _content(source: Source, progress: Progress | None) -> str:
 
 
 def _ordered(count: int, workers: int, work: Callable[[int], _Chunk]) -> Iterator[_Chunk]:
-    """Results of ``work(first)`` in order, a few chunks ahead and no more."""
+    """Results of ``work(first)`` in order, a few chunks ahead and no more.
+
+    The first chunk is timed: under 150 us a picture, threads only wait for the interpreter lock (measured: a quarter slower).
+    """
+    start = time.monotonic()
+    yield work(0)
+    if time.monotonic() - start < 150e-6 * _CHUNK:
+        workers = 1
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         waiting: deque[Future[_Chunk]] = deque()
         try:
-            for first in range(0, count, _CHUNK):
+            for first in range(_CHUNK, count, _CHUNK):
                 waiting.append(pool.submit(work, first))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()

@@ -1,0 +1,411 @@
+"""The command line: ``kakusan VERB``. Words in, facade called, paths out; heavy imports wait until a verb runs.
+
+Standard output carries results only (its last line is the path made, or one JSON object with ``--json``); progress and
+remarks go to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Group, Parameter
+
+from kakusan.part import KakusanError
+
+__all__ = ["app", "main"]
+
+
+@dataclass
+class Outcome:
+    """What a verb made: for programs, for people, and the path that is the last line."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    path: Path | None = None
+    code: int = 0
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"kakusan {version('kakusan')}"
+    except PackageNotFoundError:
+        return "kakusan (not installed as a package)"
+
+
+app = App(
+    name="kakusan",
+    help=(
+        "Train, sample and understand diffusion models on your own data, on the machine you have.\n\n"
+        "Start with:  kakusan train PICTURES/ --minutes 30 --out runs/mine"
+    ),
+    version=_version,
+    version_flags=["--version"],
+    help_format="plaintext",
+    group_commands=Group("Verbs", sort_key=0),
+    default_parameter=Parameter(negative=()),
+)
+data_app = App(name="data", help="Look at data before training: data check.", sort_key=6)
+app.command(data_app)
+
+Json = Annotated[
+    bool, Parameter("--json", show_default=False, help="Print one JSON object as the last line of output.")
+]
+Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes the fastest there is.")]
+Labels = Annotated[str | None, Parameter(help="Where classes are read: auto, folders, none, ...; auto by default.")]
+Model = Annotated[str, Parameter(help="A run, a model file, or the name of a model that ships.")]
+
+
+@app.command(sort_key=1)
+def train(
+    data: Annotated[str, Parameter(help="A folder of pictures, zip, IDX file, .npz or .npy.")],
+    /,
+    *overrides: Annotated[str, Parameter(help="Recipe settings, as denoiser.net.width=96.")],
+    minutes: Annotated[float | None, Parameter(help="Time the run may take, 10 by default; it ends complete.")] = None,
+    steps: Annotated[int | None, Parameter(help="Steps of training, in place of minutes.")] = None,
+    out: Annotated[Path | None, Parameter(["--out", "-o"], help="The run's folder; never overwritten.")] = None,
+    recipe: Annotated[Path | None, Parameter(help="A recipe file (TOML) to start from.")] = None,
+    labels: Labels = None,
+    fit: Annotated[
+        Literal["crop", "pad", "stretch"] | None, Parameter(help="How other shapes are made to fit; crop by default.")
+    ] = None,
+    flip: Annotated[
+        bool | None, Parameter(negative="--no-flip", help="Mirror pictures (not for text or faces of clocks).")
+    ] = None,
+    size: Annotated[int | None, Parameter(help="Side of the pictures in pixels.")] = None,
+    seed: Annotated[int | None, Parameter(help="The same seed, data and machine give the same run; 0.")] = None,
+    device: Device = "auto",
+    start: Annotated[str | None, Parameter("--from", help="A model whose weights to start from.")] = None,
+    json: Json = False,
+) -> Outcome:
+    """Train a model on your pictures, within a time; ends with the path of model.safetensors."""
+    _positive("--minutes", minutes)
+    _positive("--steps", steps)
+    _positive("--size", size)
+    for item in overrides:
+        if "=" not in item or item.startswith("="):
+            hint = "several folders cannot be trained on at once" if Path(item).exists() else "write NAME=VALUE"
+            raise KakusanError(f"unexpected argument {item!r}: {hint}, as in denoiser.net.width=96")
+    from kakusan.app import facade
+    from kakusan.app.show import Progress
+
+    with Progress() as progress:
+        done = facade.train(
+            data, minutes=minutes, steps=steps, out=out, recipe=recipe, overrides=list(overrides), labels=labels,
+            fit=fit, flip=flip, size=size, seed=seed, device=device, start=start, progress=progress,
+        )  # fmt: skip
+        return _trained(done, progress)
+
+
+@app.command(sort_key=2)
+def sample(
+    model: Model,
+    prompt: Annotated[str | None, Parameter(help="What to draw, for models that read text.")] = None,
+    /,
+    *,
+    count: Annotated[int, Parameter(["--count", "-n"], help="How many.")] = 1,
+    seed: Annotated[int, Parameter(help="Sample i has the seed SEED + i.")] = 0,
+    steps: Annotated[int | None, Parameter(help="Steps of the solver; more is finer and slower.")] = None,
+    solver: Annotated[str | None, Parameter(help="ddpm, ddim, heun, dpm2m, unipc or ipndm.")] = None,
+    guidance: Annotated[float | None, Parameter(help="How strictly to follow conditions; 1 is none.")] = None,
+    eta: Annotated[float | None, Parameter(help="Fresh noise on the way: 0 none, 1 as DDPM.")] = None,
+    size: Annotated[int | None, Parameter(help="Side in pixels, for models that allow it.")] = None,
+    label: Annotated[str | None, Parameter(help="A class, by name or index.")] = None,
+    cond: Annotated[list[str] | None, Parameter(help="A condition by name, NAME=VALUE; may be repeated.")] = None,
+    film: Annotated[bool, Parameter(show_default=False, help="Also a film of the reverse process.")] = False,
+    recipe: Annotated[bool, Parameter("--recipe", negative="--no-recipe", help="Write the recipe into files.")] = True,
+    out: Annotated[Path, Parameter(["--out", "-o"], help="Folder for the pictures and grid.png.")] = Path("out"),
+    batch: Annotated[int | None, Parameter(help="Samples at once; by default what fits memory.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> Outcome:
+    """Draw samples from a model; ends with the path of grid.png."""
+    for name, value in (("-n", count), ("--steps", steps), ("--size", size), ("--batch", batch)):
+        _positive(name, value)
+    conds = dict(_named(item) for item in cond or [])
+    from kakusan.app import facade
+    from kakusan.app.show import Progress
+
+    with Progress() as progress:
+        loaded = facade.load(model, device=device)
+        progress.start(count, "sampling", "step")
+        samples = loaded.sample(
+            count, prompt=prompt, label=label, seed=seed, steps=steps, solver=solver, guidance=guidance, eta=eta,
+            size=size, cond=conds or None, film=film, batch=batch, progress=progress.update,
+        )  # fmt: skip
+        progress.stop()
+        paths = [Path(p) for p in facade.save_samples(samples, out, film=film, recipe=recipe)]
+        found = _examined(samples, loaded)
+        for finding in found:
+            (progress.problem if finding.severity == "problem" else progress.warn)(finding.line())
+    healthy = not any(f.severity == "problem" for f in found)
+    grid = next((p for p in paths if p.stem == "grid"), paths[-1])
+    files = [str(p) for p in paths]
+    data = {"path": str(grid), "files": files, "healthy": healthy, "findings": [f.dict() for f in found]}
+    return Outcome(data, path=grid)
+
+
+@app.command(sort_key=3)
+def resume(
+    run: Annotated[Path, Parameter(help="The folder of a run.")],
+    /,
+    *,
+    minutes: Annotated[float | None, Parameter(help="For a finished run: a new one, RUN-2, goes on this long.")] = None,
+    json: Json = False,
+) -> Outcome:
+    """Continue a stopped run exactly where it was, or train a finished one for longer."""
+    _positive("--minutes", minutes)
+    from kakusan.app import facade
+    from kakusan.app.show import Progress
+
+    with Progress() as progress:
+        return _trained(facade.resume(run, minutes=minutes, progress=progress), progress)
+
+
+@app.command(sort_key=4)
+def info(model: Model, /, *, json: Json = False) -> Outcome:
+    """Say what a model is: data, network, training, sampling defaults, hash."""
+    from kakusan.app import facade
+
+    found = dict(facade.model_info(model))
+    said = {k: v for k, v in found.items() if k != "reference"}
+    return Outcome(found, text=_table(_flat(said)))
+
+
+@app.command(sort_key=7)
+def doctor(*, json: Json = False) -> Outcome:
+    """Examine this machine: versions, devices, speed, memory, disk, extras."""
+    from kakusan.app import doctor as examiner
+
+    found = examiner.examine()
+    advice = [f"! {words}" for words in found["advice"]] or ["All is well."]
+    return Outcome(found, text="\n".join([_table(examiner.lines(found)), *advice]))
+
+
+@data_app.command
+def check(
+    data: Annotated[str, Parameter(help="A folder of pictures, zip, IDX file, .npz or .npy.")],
+    /,
+    *,
+    against: Annotated[str | None, Parameter(help="Other data in which none of these should appear.")] = None,
+    labels: Labels = None,
+    sheet: Annotated[Path | None, Parameter(help="Write a sheet of pictures (PNG) here.")] = None,
+    json: Json = False,
+) -> Outcome:
+    """Count, measure and look for broken files, duplicates and leaks; changes nothing."""
+    from kakusan.app import datacheck
+    from kakusan.app.show import Progress
+
+    with Progress() as progress:
+        progress.start(0, "looking", "picture")
+
+        def tell(done: int, total: int, faulty: int) -> None:
+            progress.update(done, total, note=f"{faulty:,} faulty" if faulty else "")
+
+        found = datacheck.check(data, against=against, labels=labels or "auto", sheet=sheet, progress=tell)
+    return Outcome(found, text=_printed(lambda console: datacheck.print_check(found, console)), path=sheet)
+
+
+@app.command(sort_key=5)
+def reproduce(
+    file: Annotated[Path, Parameter(help="A sample that carries its recipe.")],
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(["--out", "-o"], help="Where to write it; by default beside it.")] = None,
+    model: Annotated[str | None, Parameter(help="The model that made it, when it has moved.")] = None,
+    json: Json = False,
+) -> Outcome:
+    """Make a sample again from the recipe inside it, and compare."""
+    from kakusan.app import facade
+
+    path, identical = facade.reproduce(file, out=out, model=model)
+    words = "identical" if identical else "not identical: another machine, device or version makes small differences"
+    return Outcome({"path": str(path), "identical": bool(identical)}, text=words, path=Path(path))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: runs a verb, prints its outcome, exits with its code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    code = _guarded(lambda: _run(words), "--json" in words)
+    with contextlib.suppress(BrokenPipeError, OSError):
+        sys.stdout.flush()
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    """Parse, call with standard output kept clean, print."""
+    command, bound, _ = app.parse_args(words or ["--help"], exit_on_error=False, print_error=False)
+    if not isinstance(command, App) and command in _VERBS:
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome = command(*bound.args, **bound.kwargs)
+        _print(outcome, bool(bound.arguments.get("json")))
+        return outcome.code
+    command(*bound.args, **bound.kwargs)  # --help, --version
+    return 0
+
+
+_VERBS = (train, sample, resume, info, doctor, check, reproduce)
+
+
+def _print(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_plain(outcome.data), ensure_ascii=False, allow_nan=False))
+        return
+    if outcome.text:
+        print(outcome.text)
+    if outcome.path is not None:
+        print(outcome.path)
+
+
+def _guarded(work: Callable[[], int], as_json: bool) -> int:
+    """Run, and turn what goes wrong into one line and an exit code."""
+    try:
+        return work()
+    except cyclopts.CycloptsError as error:
+        return _failed(f"{_usage(error)} (see kakusan --help)", 2, as_json)
+    except KakusanError as error:
+        return _failed(str(error), 2, as_json)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit stays quiet
+        return 130
+    except Exception as error:
+        if os.environ.get("KAKUSAN_TRACE"):
+            raise
+        return _failed(*_unforeseen(error), as_json)
+
+
+def _failed(message: str, code: int, as_json: bool) -> int:
+    line = " ".join(message.split())
+    print(f"kakusan: {line}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": line, "code": code}, ensure_ascii=False))
+    return code
+
+
+def _usage(error: cyclopts.CycloptsError) -> str:
+    """What the parser found, in its own words (they include "did you mean")."""
+    return str(error).strip().rstrip(".") or type(error).__name__
+
+
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """Words and exit code for what no verb foresaw."""
+    if isinstance(error, ModuleNotFoundError) and not str(error.name or "").startswith("kakusan"):
+        return f"{error.name} is not installed: pip install {error.name} (kakusan doctor lists the extras)", 1
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'file'}: {error.strerror}", 1
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "out of memory: sample fewer at once (--batch 1) or train smaller (training.batch=16, --size 32)", 1
+    name = type(error).__name__
+    return f"{name}: {error} (this is a bug; KAKUSAN_TRACE=1 shows where, please report it)", 1
+
+
+def _positive(name: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise KakusanError(f"{name} {value}: must be greater than 0")
+
+
+def _named(item: str) -> tuple[str, str]:
+    name, sign, value = item.partition("=")
+    if not sign or not name:
+        raise KakusanError(f"--cond {item!r}: write NAME=VALUE, as in --cond label=cat")
+    return name, value
+
+
+def _trained(done: Any, progress: Any) -> Outcome:
+    """Remarks on a finished or interrupted run, and its outcome."""
+    for finding in done.findings:
+        (progress.problem if finding.severity == "problem" else progress.warn)(finding.line())
+    if done.report and not done.interrupted:
+        progress.note(f"report: {done.report}")
+    path = Path(done.path) if done.path else None
+    data = {
+        "path": str(path) if path else None,
+        "run": str(done.run),
+        "report": str(done.report) if done.report else None,
+        "interrupted": bool(done.interrupted),
+        "healthy": not any(f.severity == "problem" for f in done.findings),
+        "findings": [f.dict() for f in done.findings],
+        "summary": dict(done.summary),
+    }
+    return Outcome(data, path=Path(done.run) if done.interrupted else path, code=130 if done.interrupted else 0)
+
+
+def _examined(samples: Sequence[Any], loaded: Any) -> list[Any]:
+    """Findings about fresh samples, against the statistics that the model file keeps of its data."""
+    import torch
+
+    from kakusan.evaluation.health import diagnose
+
+    raw = [s.raw for s in samples if s.raw is not None]
+    if not raw or any(r.shape != raw[0].shape for r in raw):
+        return []
+    known, recipe = loaded.info(), samples[0].recipe
+    training = known.get("training") or {}
+    run = loaded.path.parent if loaded.path else Path("RUN")
+    context = {
+        "run": run if (run / "recipe.toml").exists() else "RUN",
+        "steps": recipe.get("steps"),
+        "guidance": recipe.get("guidance"),
+        "minutes": training.get("minutes"),
+        "epochs": training.get("epochs"),
+    }
+    return diagnose(torch.stack(raw), known.get("reference"), context)
+
+
+def _printed(work: Callable[[Any], None]) -> str:
+    """What a verb prints with rich, as text for standard output (colours only on a terminal)."""
+    from rich.console import Console
+
+    live = sys.__stdout__ is not None and sys.__stdout__.isatty()
+    console = Console(file=io.StringIO(), force_terminal=live, width=None if live else 100, highlight=False)
+    work(console)
+    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+
+
+def _flat(tree: dict[str, Any], head: str = "") -> list[tuple[str, str]]:
+    """A tree as rows: denoiser.net.width, 64; long lists are shortened."""
+    rows: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            rows += _flat(value, f"{head}{name}.")
+        elif isinstance(value, (list, tuple)):
+            shown = ", ".join(str(v) for v in value[:10])
+            rows.append((f"{head}{name}", shown + (f", ... ({len(value)})" if len(value) > 10 else "")))
+        else:
+            words = f"{value:.6g}" if isinstance(value, float) else str(value)
+            rows.append((f"{head}{name}", "–" if value in (None, "", {}) else words))
+    return rows
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:<{width}}  {words}" for name, words in rows)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: numbers that are not finite become null, paths and the like become text."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return _plain(value.item()) if hasattr(value, "item") and getattr(value, "size", 0) == 1 else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,426 @@
+"""The Python API: ``train``, ``resume``, ``load``, ``reproduce``. The command line says the same words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kakusan.app import chronicle, rundir, sheet
+from kakusan.app import recipe as recipes
+from kakusan.app.chronicle import Chronicle
+from kakusan.app.loaded import Loaded, Sample, load, pick_device
+from kakusan.app.project import Project, open_project
+from kakusan.app.rundir import RunDir
+from kakusan.app.sampler import Request
+from kakusan.app.show import Progress, duration, size
+from kakusan.catalog import build
+from kakusan.checkpoint import load_model, read_info, save_model
+from kakusan.core.model import Model
+from kakusan.domains.picture import read_recipe
+from kakusan.evaluation.health import Finding, diagnose, reference_stats
+from kakusan.evaluation.memorisation import Copying, copies
+from kakusan.part import KakusanError
+from kakusan.training import loop, plan
+from kakusan.training.hooks import Result
+from kakusan.training.settings import Training
+
+__all__ = ["Loaded", "Sample", "Trained", "load", "model_info", "reproduce", "resume", "save_samples", "train"]
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left: the model's file (None when interrupted before any), the run and what was found."""
+
+    run: Path
+    path: Path | None
+    report: Path | None
+    interrupted: bool
+    findings: list[Finding] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def load(self, device: str = "auto") -> Loaded:
+        """The finished model, ready to sample."""
+        return load(self.run, device)
+
+
+def train(
+    data: str | Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    out: str | Path | None = None,
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    labels: str | None = None,
+    fit: str | None = None,
+    flip: bool | None = None,
+    size: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    start: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train a model on the pictures at ``data``, complete after ``minutes`` (10 where neither that nor ``steps`` is given).
+
+    ``recipe`` (a TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another model's weights.
+    """
+    begun = time.monotonic()
+    with progress or Progress() as shown:
+        chosen = pick_device(device)
+        given = {"labels": labels, "fit": fit, "flip": flip, "size": size}
+        written = _written(recipe, overrides)
+        settings = written.get("data", {}) | {k: v for k, v in given.items() if v is not None} | {"path": str(data)}
+        run = rundir.fresh(out, data)
+        try:
+            project = open_project(settings, shown, (written.get("model") or {}).get("domain"))
+            tree = _planned(project, written, overrides, minutes, steps, seed, start, chosen, shown)
+        except BaseException:
+            if not any(run.path.iterdir()):
+                run.path.rmdir()
+            raise
+        note = f"kakusan train {data}: everything that decides this run. Train again with --recipe."
+        recipes.write(run.recipe, tree, note)
+        rundir.write_json(run.environment, rundir.environment() | {"device": str(chosen)})
+        return _go(run, project, tree, chosen, shown, False, begun, start)
+
+
+def _written(path: str | Path | None, overrides: Sequence[str]) -> Tree:
+    """What the recipe file says, with overrides of the [data] section applied early."""
+    tree = recipes.read(path) if path is not None else {}
+    early = [o for o in overrides if o.startswith("data.")]
+    return recipes.override({"data": {}} | tree, early) if early else tree
+
+
+def _planned(
+    project: Project,
+    written: Tree,
+    overrides: Sequence[str],
+    minutes: float | None,
+    steps: int | None,
+    seed: int | None,
+    start: str | Path | None,
+    device: torch.device,
+    shown: Progress,
+) -> Tree:
+    """The run's whole recipe: the plan from data, time and machine, under the user's recipe, under overrides."""
+    late = [o for o in overrides if not o.startswith("data.")]
+    base = _continued(project, start) if start is not None else {}
+    wanted = {k: v for k, v in (("minutes", minutes), ("steps", steps), ("seed", seed)) if v is not None}
+    if minutes is not None and steps is not None:
+        raise KakusanError(f"--minutes {minutes:g} and --steps {steps}: give one of the two")
+
+    def overlay(tree: Tree) -> Tree:
+        over = {k: v for k, v in written.items() if k != "data"}
+        tree = recipes.merge(recipes.merge(tree, base), over)
+        if "steps" in wanted or "minutes" in wanted:
+            tree["training"] |= {"steps": None, "minutes": None}
+        tree["training"] |= wanted
+        tree["model"]["domain"] = project.domain.spec()
+        tree = recipes.override(tree, late)
+        if tree["training"].get("steps") is not None and not (minutes is not None):
+            tree["training"]["minutes"] = None
+        return tree
+
+    shown.note(f"timing networks on {device} ...")
+    made = plan.make(
+        project.facts,
+        lambda n: project.sample_batch(n, device),
+        minutes=10.0,
+        steps=None,
+        seed=0,
+        device=device,
+        overlay=overlay,
+        say=lambda words: shown.note(f"  {words}"),
+    )
+    tree = {"data": project.settings, "model": made.model, "training": made.training}
+    _show_plan(project, tree, made, shown)
+    return tree
+
+
+def _continued(project: Project, start: str | Path) -> Tree:
+    """The model to start from, as a tree, its data facts checked against the new data."""
+    about = read_info(rundir.find_model(start))
+    spec = about["spec"]
+    channels = spec["denoiser"]["net"].get("channels")
+    if channels != project.domain.channels:
+        raise KakusanError(
+            f"--from {start}: that model has {channels} channels, the data {project.domain.channels} ({project.domain.mode})"
+        )
+    net = {k: v for k, v in spec["denoiser"]["net"].items() if k != "vector"}
+    net["vector"] = project.facts.vector
+    return {"model": {"denoiser": {**spec["denoiser"], "net": net}}}
+
+
+def _show_plan(project: Project, tree: Tree, made: plan.Plan, shown: Progress) -> None:
+    f, net = made.figures, tree["model"]["denoiser"]["net"]
+    limit = tree["training"].get("minutes")
+    rows = {
+        "data": f"{len(project.train):,} pictures, {project.domain.width} x {project.domain.height} {project.domain.mode}"
+        + (f", {len(project.facts.classes)} classes" if project.facts.classes else "")
+        + (f"; {len(project.held):,} held out" if project.held is not None else ""),
+        "network": f"{net['kind'].split('/')[1]}, {f['parameters'] / 1e6:.2f}M parameters",
+        "training": f"batch {tree['training']['batch']}, {tree['training']['optim']['kind'].split('/')[1]}"
+        + (", augmented (told to the network, so it does not leak)" if project.augment else ""),
+        "speed": f"{f['pictures_per_second']:,.0f} pictures/s",
+        "length": (f"{limit:g} minutes, " if limit else "")
+        + f"about {f['steps']:,} steps, {f['pictures_seen']:,} pictures, {f['epochs']:.1f} epochs",
+        "memory": f"{size(chronicle.memory())} so far",
+        "disk": f"{size(f['disk'])} at most",
+    }
+    shown.plan(rows)
+    for words in made.warnings:
+        shown.warn(words)
+
+
+def resume(run: str | Path, *, minutes: float | None = None, progress: Progress | None = None) -> Trained:
+    """Continue an interrupted run, exactly as it would have gone on; with ``minutes``, train a finished run for longer.
+
+    Longer training of a finished run is a new run, RUN-2, which starts from its weights.
+    """
+    begun = time.monotonic()
+    with progress or Progress() as shown:
+        folder = rundir.existing(run)
+        tree = recipes.read(folder.recipe)
+        if folder.model.is_file():
+            if minutes is None:
+                raise KakusanError(
+                    f"{run}: this run is finished; train it for longer with: kakusan resume {run} --minutes 30"
+                )
+            return _longer(folder, tree, minutes, shown)
+        if minutes is not None:
+            raise KakusanError(f"{run}: still unfinished, its length is decided; first: kakusan resume {run}")
+        project = open_project(tree["data"], shown, tree["model"]["domain"])
+        device = pick_device(_device_of(folder))
+        return _go(folder, project, tree, device, shown, True, begun, None)
+
+
+def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trained:
+    number = 2
+    while folder.path.with_name(f"{folder.path.name}-{number}").exists():
+        number += 1
+    out = folder.path.with_name(f"{folder.path.name}-{number}")
+    shown.note(f"{folder.path} is finished and stays as it is; {out} goes on from its weights")
+    data = {k: tree["data"].get(k) for k in ("labels", "fit", "flip", "size")}
+    return train(tree["data"]["path"], minutes=minutes, out=out, start=folder.path, progress=shown, **data)
+
+
+def _device_of(folder: RunDir) -> str:
+    import json
+
+    try:
+        return str(json.loads(folder.environment.read_text("utf-8")).get("device", "auto"))
+    except (OSError, ValueError):
+        return "auto"
+
+
+def _go(
+    run: RunDir,
+    project: Project,
+    tree: Tree,
+    device: torch.device,
+    shown: Progress,
+    again: bool,
+    begun: float,
+    start: str | Path | None,
+) -> Trained:
+    """Train, and finish: samples, findings, model file, report."""
+    training = build(tree["training"], "training")
+    assert isinstance(training, Training)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        model = build(tree["model"], "model")
+    assert isinstance(model, Model)
+    if start is not None and not again:
+        _take_weights(model, start, shown)
+    batches = project.batches(training.batch, training.seed, device)
+    hooks = Chronicle(run, project, shown, device)
+    try:
+        result = loop.run(
+            model,
+            batches,
+            training,
+            run.path,
+            device,
+            hooks,
+            held_out=project.held_out(training.batch, training.seed, device),
+            resume=again,
+            spent=time.monotonic() - begun if not again else 0.0,
+            reserve=_reserve(tree, project),
+        )
+    finally:
+        batches.close()
+        shown.stop()
+    if result.interrupted:
+        shown.note(f"stopped at step {result.step:,}; everything is saved. Go on with: kakusan resume {run.path}")
+        return Trained(run.path, None, None, True)
+    return _finish(run, project, tree, training, result, hooks, shown)
+
+
+def _reserve(tree: Tree, project: Project) -> float:
+    """Seconds to keep for the final samples, the checks and the report: measured about a third of a training step a picture."""
+    limit = tree["training"].get("minutes")
+    return 0.0 if not limit else min(0.1 * 60 * limit, 3.0 + 0.02 * 60 * limit)
+
+
+def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:
+    """Start from another model's weights: all that fit by name and shape; what is new stays at its beginning."""
+    source, _ = load_model(rundir.find_model(start))
+    own, given = model.state_dict(), source.state_dict()
+    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise KakusanError(f"--from {start}: none of its weights fits this network; leave the network to --from")
+    model.load_state_dict(fitting, strict=False)
+    if len(fitting) < len(own):
+        shown.note(f"started from {start}: {len(fitting)} of {len(own)} tensors; the others are new")
+    else:
+        shown.note(f"started from {start}")
+
+
+def _finish(
+    run: RunDir, project: Project, tree: Tree, training: Training, result: Result, hooks: Chronicle, shown: Progress
+) -> Trained:
+    reference = reference_stats(project.some(256))
+    summary = _summary(project, training, result, hooks)
+    info = {
+        "data": {
+            "fingerprint": project.cache.fingerprint,
+            "pictures": len(project.train),
+            "classes": project.facts.classes,
+        },
+        "training": summary | {"warnings": list(hooks.warnings)},
+        "reference": reference,
+        "licence": "",
+    }
+    save_model(run.model, result.model, info)
+    shown.note("drawing samples, checking them, writing the report ...")
+    loaded = load(run.model, str(next(result.model.parameters()).device))
+    samples = chronicle.final_samples(loaded)
+    labels = [str(s.label) for s in samples] if loaded.classes else None
+    sheet.save(sheet.grid([s.data for s in samples], columns=8, labels=labels), run.path / "grid.png")
+    raw = torch.stack([s.raw for s in samples if s.raw is not None])
+    context = {"run": run.path, "minutes": summary["minutes"], "epochs": summary["epochs"]}
+    findings = diagnose(raw, reference, context)
+    copying = _copying(project, samples)
+    if copying is not None and copying.verdict in ("copying", "some copies"):
+        hooks.warnings.append(copying.message)
+        shown.warn(copying.message)
+    summary["warnings"] = list(hooks.warnings)
+    report = chronicle.write_report(run, project, loaded, samples, findings, copying, summary, training.objective)
+    return Trained(run.path, run.model, report, False, findings, summary)
+
+
+def _summary(project: Project, training: Training, result: Result, hooks: Chronicle) -> dict[str, Any]:
+    seen = result.step * training.batch
+    return {
+        "parameters": sum(p.numel() for p in result.model.parameters()),
+        "steps": result.step,
+        "seconds": round(result.seconds, 1),
+        "minutes": round(result.seconds / 60, 2),
+        "pictures_seen": seen,
+        "pictures_per_second": round(seen / max(result.seconds, 1e-9), 1),
+        "epochs": round(seen / max(1, len(project.train)), 2),
+        "loss": result.loss,
+        "ema_width": result.width,
+        "best_step": result.best_step,
+        "overfit": result.overfit,
+        "memory": chronicle.memory(),
+        "warnings": list(hooks.warnings),
+    }
+
+
+def _copying(project: Project, samples: Sequence[Sample]) -> Copying | None:
+    """The samples against (a part of) the training pictures, where some are held out to compare with."""
+    if project.held is None:
+        return None
+    raw = torch.stack([s.raw.cpu() for s in samples if s.raw is not None])
+    near = min(len(project.train), 20_000)
+    chosen = np.linspace(0, len(project.train) - 1, near).astype(np.int64)
+    pieces = (project.domain.floats(project.train.rows(chosen[i : i + 1024])) for i in range(0, len(chosen), 1024))
+    return copies(raw, pieces, project.some(256, held=True), mirror=bool(project.settings["flip"]))
+
+
+def model_info(model: str | Path) -> dict[str, Any]:
+    """What a model's file says about it, without building the model."""
+    path = rundir.find_model(model)
+    about = read_info(path)
+    return {
+        "path": str(path),
+        "hash": about["hash"],
+        "parameters": about["parameters"],
+        "bytes": path.stat().st_size,
+        **about["info"],
+        "spec": about["spec"],
+    }
+
+
+def save_samples(samples: Sequence[Sample], out: str | Path, film: bool = False, recipe: bool = True) -> list[Path]:
+    """Write samples as PNG (or what their data needs), a grid of them all, and their films where they have one."""
+    if not samples:
+        raise KakusanError("no samples to save")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [s.save(folder / f"seed-{s.seed:06d}.png", recipe) for s in samples]
+    pictures = [s.data for s in samples]
+    if pictures[0].ndim == 3 and pictures[0].shape[2] in (1, 3, 4) and pictures[0].dtype != np.float32:
+        labels = [str(s.label) for s in samples] if samples[0].label is not None else None
+        if film and samples[0].frames:
+            count = min(len(s.frames) for s in samples)
+            grids = [sheet.checkerboard(sheet.grid([s.frames[i] for s in samples])) for i in range(count)]
+            paths.append(sheet.film(grids, folder / "film.webp"))
+        paths.append(sheet.save(sheet.grid(pictures, labels=labels), folder / "grid.png"))
+    return paths
+
+
+def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path | None = None) -> tuple[Path, bool]:
+    """Make a sample again from the recipe in its file; returns the new file and whether its pixels are the same."""
+    source = Path(file)
+    if not source.is_file():
+        raise KakusanError(f"{source}: no such file")
+    made = read_recipe(source)
+    if not made:
+        raise KakusanError(f"{source}: carries no recipe (it was written with --no-recipe, or not by kakusan)")
+    try:
+        where = model or made["file"]
+        loaded = load(where)
+        request = Request(
+            seeds=[int(made["seed"])],
+            cond={str(k): [v] for k, v in made["cond"].items()},
+            steps=int(made["steps"]),
+            guidance=float(made["guidance"]),
+            eta=float(made["eta"]),
+            churn=float(made["churn"]),
+            grid=made["grid"],
+            solver=_solver_name(made["solver"]),
+            size=tuple(made["size"]) if made.get("size") else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise KakusanError(f"{source}: its recipe is damaged ({error})") from error
+    if made["model"] != loaded.info_["hash"]:
+        raise KakusanError(
+            f"{source}: made by model {made['model'][:12]}, but {where} is {str(loaded.info_['hash'])[:12]}; "
+            "put the model back, or name it with --model"
+        )
+    sample = loaded.draw(request)[0]
+    target = Path(out) if out else source.with_name(f"{source.stem}-again{source.suffix}")
+    if target.is_dir():
+        target = target / source.name
+    path = sample.save(target)
+    before = loaded.domain.load(source.read_bytes(), source.name)
+    after = loaded.domain.load(path.read_bytes(), path.name)
+    return path, bool(np.array_equal(before.data, after.data))
+
+
+def _solver_name(spec: dict[str, Any]) -> str:
+    return str(spec["kind"]).split("/")[1]
+
+
+def _wall(begun: float) -> str:
+    return duration(time.monotonic() - begun)

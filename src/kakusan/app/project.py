@@ -1,0 +1,154 @@
+"""Project: from a path to data ready for training: source, domain, cache, split, batches, and the facts a plan needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from kakusan.app.show import Progress
+from kakusan.catalog import build
+from kakusan.core.batch import Batch
+from kakusan.domains.augment import Affine
+from kakusan.domains.image import Image
+from kakusan.part import KakusanError
+from kakusan.training.cache import Cache, build_cache
+from kakusan.training.data import Batches, Dataset
+from kakusan.training.plan import Facts
+from kakusan.training.source import Source, open_source
+from kakusan.training.watch import HeldOut
+
+__all__ = ["DATA", "SMALL", "Project", "open_project"]
+
+SMALL = 5000  # pictures; below this they are augmented
+HELD = 1024  # pictures kept aside, at most
+DATA: dict[str, Any] = {  # the [data] section of a recipe and its defaults
+    "path": "",
+    "labels": "auto",
+    "fit": "crop",
+    "flip": False,
+    "size": None,
+    "held_out": None,
+    "augment": None,
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """Everything about the data of a run."""
+
+    settings: dict[str, Any]  # the [data] section, complete
+    source: Source
+    domain: Image
+    cache: Cache
+    train: Dataset
+    held: Dataset | None
+    augment: Affine | None
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(
+            count=len(self.train),
+            shape=(self.domain.channels, *self.domain.size),
+            sigma_data=self.domain.sigma_data,
+            domain=self.domain.spec(),
+            classes=list(self.train.classes) if self.train.labels is not None else [],
+            augment=Affine.parameters if self.augment else 0,
+        )
+
+    def batches(self, batch: int, seed: int, device: torch.device) -> Batches:
+        """The training batches of a run."""
+        return Batches(self.train, self.domain, batch, seed, bool(self.settings["flip"]), self.augment, device)
+
+    def held_out(self, batch: int, seed: int, device: torch.device) -> HeldOut | None:
+        """Pictures kept aside, and as many of those trained on, as the training loop watches them."""
+        if self.held is None:
+            return None
+        size = min(batch, len(self.held))
+        twins = self.train.subset(_spread(len(self.train), len(self.held)))
+        made = [Batches(part, self.domain, size, seed, device=device, ahead=0) for part in (self.held, twins)]
+        return HeldOut(made[0], made[1], max(1, len(self.held) // size))
+
+    def some(self, count: int, held: bool = False) -> torch.Tensor:
+        """Up to ``count`` pictures, spread over the data, as the model sees them: (n, C, H, W)."""
+        part = self.held if held and self.held is not None else self.train
+        return self.domain.floats(part.rows(_spread(len(part), count)))
+
+    def sample_batch(self, batch: int, device: torch.device) -> Batch:
+        """One training batch, for timing."""
+        batches = self.batches(batch, 0, device)
+        try:
+            return batches.at(0)
+        finally:
+            batches.close()
+
+    def sheet(self) -> dict[str, Any]:
+        """What the report says about the data."""
+        found = self.source.describe()
+        return {
+            "path": found["path"],
+            "kind": found["kind"],
+            "pictures": len(self.cache),
+            "trained on": len(self.train),
+            "held out": 0 if self.held is None else len(self.held),
+            "size": f"{self.domain.width} x {self.domain.height} pixels, {self.domain.mode}, {self.domain.depth} bits",
+            "classes": len(self.train.classes) if self.train.labels is not None else 0,
+            "left out": len(self.cache.broken),
+            "fingerprint": self.cache.fingerprint[:16],
+        }
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    """Row numbers spread evenly over a data set."""
+    return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.int64))
+
+
+def open_project(settings: dict[str, Any], progress: Progress, domain: dict[str, Any] | None = None) -> Project:
+    """Read the data of a run; ``domain`` (a spec) is used instead of one fitted to the data, as in resume."""
+    chosen = DATA | settings
+    unknown = sorted(set(chosen) - set(DATA))
+    if unknown:
+        raise KakusanError(f"[data] {unknown[0]}: not known; it takes {', '.join(DATA)}")
+    source = open_source(str(chosen["path"]), labels=str(chosen["labels"]))
+    for note in source.notes:
+        progress.note(note)
+    if domain is None:
+        fitted = Image.fit(source.sample(512), size=chosen["size"], fit=chosen["fit"])
+    else:
+        built = build(domain, "model.domain")
+        if not isinstance(built, Image):
+            raise KakusanError(f"model.domain is {built.kind!r}; this version trains pictures (domain/image)")
+        fitted = built
+    cache = _cached(source, fitted, progress)
+    data = Dataset.of(source, cache)
+    train, held = _split(data, chosen["held_out"])
+    small = len(train) < SMALL if chosen["augment"] is None else bool(chosen["augment"])
+    augment = Affine(transparent=fitted.mode == "RGBA") if small else None
+    return Project(chosen, source, fitted, cache, train, held, augment)
+
+
+def _cached(source: Source, domain: Image, progress: Progress) -> Cache:
+    total = len(source)
+    if total > 2000:
+        progress.start(total, "reading", "picture")
+    cache = build_cache(source, domain, progress=lambda done, of, broken: progress.update(done, of))
+    progress.stop()
+    for name, reason in cache.broken[:5]:
+        progress.warn(f"left out: {name}: {reason}")
+    if len(cache.broken) > 5:
+        progress.warn(
+            f"left out: {len(cache.broken)} pictures in all; the whole list: kakusan data check {source.path}"
+        )
+    return cache
+
+
+def _split(data: Dataset, share: float | None) -> tuple[Dataset, Dataset | None]:
+    """5% of a small set, at most 1,024 pictures of a large one, are kept aside."""
+    if share is None:
+        share = min(0.05, HELD / len(data))
+    if share == 0 or len(data) < 20:
+        return data, None
+    train, held = data.split(float(share))
+    return train, held

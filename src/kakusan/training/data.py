@@ -1,0 +1,240 @@
+"""Dataset and Batches: which pictures a run sees at which step, as pure functions of its seed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kakusan.core.batch import Batch, Inputs
+from kakusan.core.rng import Rng, mix
+from kakusan.domains.augment import Affine
+from kakusan.domains.image import Image
+from kakusan.part import KakusanError
+from kakusan.training.cache import Cache
+from kakusan.training.source import Source, Texts
+
+__all__ = ["Batches", "Dataset"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows of a cache with their labels and captions; views share the pixels."""
+
+    pixels: np.ndarray  # (N, H, W, C), memory-mapped
+    hashes: np.ndarray  # (N,) uint64 of the pixels
+    index: np.ndarray | None = None  # (n,) rows of ``pixels`` in this view, None = all
+    labels: np.ndarray | None = None  # (n,) int32, -1 = none
+    classes: tuple[str, ...] = ()
+    texts: Texts | None = None
+
+    @classmethod
+    def of(cls, source: Source, cache: Cache) -> Dataset:
+        """A source's decoded pictures with its labels and captions."""
+        whole = len(cache) == len(source)
+        rows = np.asarray(cache.rows)
+        labels = source.labels if whole or source.labels is None else source.labels[rows]
+        texts = source.texts if whole or source.texts is None else source.texts.subset(rows)
+        return cls(cache.pixels, cache.hashes, None, labels, tuple(source.classes), texts)
+
+    @classmethod
+    def arrays(cls, pixels: np.ndarray, labels: np.ndarray | None = None, classes: tuple[str, ...] = ()) -> Dataset:
+        """A data set from fitted pictures (N, H, W, C) in memory."""
+        rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+        hashes = np.array([hash_of(row) for row in rows], np.uint64)
+        return cls(pixels, hashes, None, None if labels is None else labels.astype(np.int32), classes)
+
+    def __len__(self) -> int:
+        return len(self.pixels) if self.index is None else len(self.index)
+
+    def rows(self, at: np.ndarray) -> np.ndarray:
+        """Pixels (len(at), H, W, C) of some of the view's rows, copied."""
+        return self.pixels[at if self.index is None else self.index[at]]
+
+    def subset(self, at: np.ndarray) -> Dataset:
+        """A view of some rows."""
+        index = at if self.index is None else self.index[at]
+        labels = None if self.labels is None else self.labels[at]
+        texts = None if self.texts is None else self.texts.subset(at)
+        return replace(self, index=np.asarray(index), labels=labels, texts=texts)
+
+    def split(self, held_out: float = 0.05, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """(training, held out): decided by each picture's content and the seed, so that exact duplicates stay on one side.
+
+        Raises KakusanError when that leaves nothing to train on.
+        """
+        if not 0 < held_out < 1:
+            raise KakusanError(f"held_out is {held_out!r}; it is a share between 0 and 1")
+        hashes = np.asarray(self.hashes if self.index is None else self.hashes[self.index])
+        with np.errstate(over="ignore"):
+            keys = (hashes ^ np.uint64(mix(seed, "held out"))) * np.uint64(0x9E3779B97F4A7C15)
+            keys = (keys ^ (keys >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+            keys ^= keys >> np.uint64(32)
+        count = max(1, round(len(self) * held_out))
+        held = keys <= np.partition(keys, count - 1)[count - 1]
+        if held.all():
+            raise KakusanError(
+                f"all {len(self)} pictures are the same one: nothing can be held out; add other pictures"
+            )
+        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+
+
+def hash_of(pixels: np.ndarray) -> int:
+    """The cache's 64-bit hash of one fitted picture."""
+    import hashlib
+
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=8).digest(), "little")
+
+
+class Batches:
+    """Training batches: ``at(step)`` is a pure function of (seed, step), whatever was asked before.
+
+    Every epoch is a permutation from (seed, epoch); step s covers positions [s batch, (s + 1) batch) of the endless row of epochs.
+    ``batch`` is the global batch: rank r of ``world`` gets its r-th block of rows. ``flip`` mirrors half of the pictures; ``augment``
+    adds its parameters as the condition "augment". On a CUDA device pixels travel pinned, in the cache's own dtype.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        domain: Image,
+        batch: int,
+        seed: int = 0,
+        flip: bool = False,
+        augment: Affine | None = None,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        ahead: int = 2,
+    ) -> None:
+        if not len(dataset):
+            raise KakusanError("the data set is empty: no batches can be made of it")
+        if batch < 1 or batch % world:
+            raise KakusanError(f"batch is {batch}; give a positive multiple of the {world} processes")
+        self.dataset, self.domain, self.batch, self.seed = dataset, domain, batch, seed
+        self.flip, self.augment, self.device, self.ahead = flip, augment, torch.device(device), ahead
+        share = batch // world
+        self.global_rows = np.arange(rank * share, (rank + 1) * share)
+        self._stratum = torch.from_numpy(self.global_rows / batch)
+        self._orders: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: dict[int, Future[_Host]] = {}
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data before ``step``."""
+        return step * self.batch / len(self.dataset)
+
+    def rows(self, step: int) -> np.ndarray:
+        """This rank's rows of the data set at a step, (b,) int64."""
+        n = len(self.dataset)
+        at = np.int64(step) * self.batch + self.global_rows
+        epochs, places = at // n, at % n
+        out = np.empty(len(at), np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            out[here] = self._order(int(epoch))[places[here]]
+        return out
+
+    def _order(self, epoch: int) -> np.ndarray:
+        with self._lock:
+            if epoch not in self._orders:
+                key = mix(self.seed, "epoch", epoch)
+                order = np.arange(len(self.dataset), dtype=np.uint32)
+                np.random.Generator(np.random.Philox(key=key)).shuffle(order)
+                self._orders = {e: o for e, o in self._orders.items() if abs(e - epoch) == 1}
+                self._orders[epoch] = order
+            return self._orders[epoch]
+
+    def rng(self, step: int) -> Rng:
+        """The draws of this rank's rows at a step; each belongs to (seed, step, global row)."""
+        return Rng([mix(self.seed, "train", step, int(row)) for row in self.global_rows], self.device)
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step, on the device, x0 contiguous in channels_last; the next ones are prepared meanwhile."""
+        future = self._pending.pop(step, None)
+        self._look_ahead(step)
+        host = future.result() if future is not None else self._host(step)
+        if self.device.type == "cpu":
+            return self._made(host, step)
+        host.pixels = host.pixels.to(self.device, non_blocking=True)
+        return self._made(host, step)
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = 0
+        while True:
+            yield self.at(step)
+            step += 1
+
+    def close(self) -> None:
+        """Stop preparing batches; ``at`` starts it again."""
+        pool, self._pool = self._pool, None
+        for future in self._pending.values():
+            future.cancel()
+        self._pending.clear()
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _look_ahead(self, step: int) -> None:
+        if self.ahead < 1:
+            return
+        wanted = range(step + 1, step + 1 + self.ahead)
+        for gone in [s for s in self._pending if s not in wanted]:
+            self._pending.pop(gone).cancel()
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        for s in wanted:
+            if s not in self._pending:
+                self._pending[s] = self._pool.submit(self._host, s)
+
+    def _host(self, step: int) -> _Host:
+        """What is prepared in the background: pixels and labels, and on a CPU the finished tensors."""
+        rows = self.rows(step)
+        pixels = self.dataset.rows(rows)
+        if pixels.dtype == np.uint16:
+            pixels = pixels.astype(np.int32)
+        host = _Host(torch.from_numpy(pixels), self._labels(rows))
+        if self.device.type == "cuda":
+            host.pixels = host.pixels.pin_memory()
+        if self.device.type == "cpu":
+            host.done = self._finished(host.pixels, step)
+        return host
+
+    def _labels(self, rows: np.ndarray) -> Tensor | None:
+        if self.dataset.labels is None:
+            return None
+        labels = self.dataset.labels[rows].astype(np.int64)
+        return torch.from_numpy(np.where(labels < 0, len(self.dataset.classes), labels))
+
+    def _finished(self, pixels: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+        x0, value = self.domain.unpacked(pixels), None
+        if not (self.flip or self.augment):
+            return x0, value
+        rng = self.rng(step)
+        if self.flip:
+            turned = (rng.uniform("flip", 0)[:, 0] < 0.5).to(x0.device, non_blocking=True)
+            x0 = torch.where(turned[:, None, None, None], x0.flip(3), x0)
+        if self.augment is not None:
+            x0, value = self.augment.apply(x0, rng)
+        return x0.contiguous(memory_format=torch.channels_last), value
+
+    def _made(self, host: _Host, step: int) -> Batch:
+        x0, value = host.done if host.done is not None else self._finished(host.pixels, step)
+        inputs: Inputs = {}
+        if host.labels is not None:
+            inputs["label"] = {"index": host.labels.to(self.device, non_blocking=True)}
+        if value is not None:
+            inputs["augment"] = {"value": value.to(self.device, non_blocking=True)}
+        return Batch(x0, inputs=inputs, stratum=self._stratum)
+
+
+@dataclass
+class _Host:
+    pixels: Tensor  # (b, H, W, C) in the cache's dtype (16 bits as int32)
+    labels: Tensor | None
+    done: tuple[Tensor, Tensor | None] | None = None  # x0 and augmentation, made in the background on a CPU

@@ -1,0 +1,230 @@
+"""plan: from the data, the time and the machine to a network and the settings of a run that ends complete in that time.
+
+A few candidate networks are timed on this machine for a few steps; the largest one that still sees enough pictures in the time is
+taken. The rules and their constants are measured, see docs/explanation/planning.md.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from kakusan.catalog import build
+from kakusan.core.batch import Batch
+from kakusan.core.model import Model
+from kakusan.core.objective import Objective
+from kakusan.core.rng import Rng
+from kakusan.part import Spec
+from kakusan.training.optim import Optim
+
+__all__ = ["Facts", "Plan", "make", "time_steps"]
+
+NEED = 14_000  # pictures a network of a million parameters should see; grows with the square root of its size
+ROUGH = 12_000  # fewer than this and shapes stay loose, whatever the network
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the plan depends on."""
+
+    count: int  # pictures to train on
+    shape: tuple[int, ...]  # (C, H, W)
+    sigma_data: float
+    domain: Spec
+    classes: list[str] = field(default_factory=list)
+    augment: int = 0  # numbers that say how a picture was augmented; 0 = not at all
+
+    @property
+    def vector(self) -> int:
+        """Width of the network's vector port."""
+        return (LABEL if self.classes else 0) + (AUGMENT if self.augment else 0)
+
+
+LABEL, AUGMENT = 64, 32  # widths of the two vector conditions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tree to train (sections model and training of a recipe) and what to expect of it."""
+
+    model: Spec
+    training: Spec
+    timings: list[dict[str, Any]]  # the candidates: parameters, seconds a step
+    figures: dict[str, Any]
+    warnings: list[str]
+
+
+def networks(facts: Facts, device: torch.device) -> list[Spec]:
+    """Candidates, the smallest first: the picture is folded to 16 or so pixels a side where the trunk works."""
+    side = max(facts.shape[1:])
+    unshuffle = 1 if side <= 16 else 2 if side <= 64 else 4 if side <= 128 else 8
+    base = math.ceil(side / unshuffle)
+    mults, attention = ([1, 2, 2], [2]) if base <= 16 else ([1, 2, 2, 2], [2, 3])
+    widths = [32, 48, 64, 96] if base <= 16 else [24, 32, 48, 64]
+    if device.type != "cpu":
+        widths = [w * 2 for w in widths]
+    return [
+        {
+            "kind": "net/unet",
+            "channels": facts.shape[0],
+            "width": width,
+            "mults": mults,
+            "blocks": 2,
+            "attention": attention,
+            "unshuffle": unshuffle,
+            "vector": facts.vector,
+        }
+        for width in widths
+    ]
+
+
+def model_spec(facts: Facts, net: Spec) -> Spec:
+    """The whole model around a network: variance-exploding noise with Karras's parametrisation, labels where the data has them."""
+    encoders: dict[str, Spec] = {}
+    if facts.classes:
+        encoders["label"] = {"kind": "condition/label", "classes": facts.classes, "dim": LABEL}
+    if facts.augment:
+        encoders["augment"] = {"kind": "condition/vector", "size": facts.augment, "dim": AUGMENT, "null": "zero"}
+    return {
+        "kind": "model",
+        "denoiser": {
+            "kind": "denoiser",
+            "net": net,
+            "process": {"kind": "process/ve"},
+            "param": {"kind": "param/karras", "sigma_data": facts.sigma_data},
+            "space": {"kind": "space/flat"},
+        },
+        "domain": facts.domain,
+        "encoders": encoders,
+        "defaults": {
+            "solver": {"kind": "solver/dpm2m"},
+            "grid": {"kind": "grid/karras", "k_min": 0.01, "k_max": 80.0},
+            "steps": 20,
+            "guidance": 1.0,
+            "eta": 0.0,
+        },
+    }
+
+
+def training_spec(facts: Facts, steps: int | None, minutes: float | None, seed: int) -> Spec:
+    """The settings that measured best on this project's data sets at minutes to an hour."""
+    return {
+        "kind": "training",
+        "objective": {
+            "kind": "objective/denoising",
+            "density": {"kind": "density/log-normal", "mean": -1.2, "std": 1.2},
+            "weight": {"kind": "weight/edm", "sigma_data": facts.sigma_data},
+            "dropout": 0.1,
+        },
+        "optim": {"kind": "optim/muon"},
+        "batch": min(BATCH, max(4, facts.count)),
+        "steps": steps,
+        "minutes": minutes,
+        "seed": seed,
+    }
+
+
+def time_steps(model: Model, objective: Objective, optim: Optim, batch: Batch, rounds: int = 3) -> float:
+    """Median seconds of a training step, the first (which pays for set-up) left out; the weights are spoilt by it."""
+    model.train()
+    optimiser = optim.build(model)
+    rng = Rng(range(len(batch.x0)), batch.x0.device)
+    taken = []
+    for step in range(rounds + 1):
+        begun = time.perf_counter()
+        objective.loss(model, batch, rng, step).mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        if batch.x0.is_cuda:
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - begun)
+    return sorted(taken[1:])[rounds // 2]
+
+
+def make(
+    facts: Facts,
+    sample: Callable[[int], Batch],
+    *,
+    minutes: float | None,
+    steps: int | None,
+    seed: int,
+    device: torch.device,
+    overlay: Callable[[dict[str, Any]], dict[str, Any]] = lambda tree: tree,
+    say: Callable[[str], None] = lambda words: None,
+) -> Plan:
+    """Time the candidates and choose. ``sample(n)`` gives a training batch; ``overlay`` lays the user's recipe over a tree."""
+    timings: list[dict[str, Any]] = []
+    chosen: dict[str, Any] | None = None
+    for net in networks(facts, device):
+        tree = overlay({"model": model_spec(facts, net), "training": training_spec(facts, steps, minutes, seed)})
+        same = chosen is not None and tree["model"]["denoiser"]["net"] == chosen["model"]["denoiser"]["net"]
+        if same:  # the recipe names the network: nothing to choose
+            break
+        with torch.random.fork_rng(devices=[]):
+            model = build(tree["model"], "model")
+        assert isinstance(model, Model)
+        model.to(device).to(memory_format=torch.channels_last)
+        batch = int(tree["training"]["batch"])
+        objective = build(tree["training"]["objective"], "training.objective")
+        optim = build(tree["training"]["optim"], "training.optim")
+        assert isinstance(objective, Objective) and isinstance(optim, Optim)
+        seconds = time_steps(model, objective, optim, sample(batch))
+        parameters = sum(p.numel() for p in model.parameters())
+        budget = tree["training"].get("minutes")
+        seen = 60 * budget * 0.9 / seconds * batch if budget else int(tree["training"].get("steps") or 1) * batch
+        fits = seen >= NEED * math.sqrt(parameters / 1e6)
+        timings.append(
+            {
+                "width": net["width"],
+                "parameters": parameters,
+                "seconds": seconds,
+                "rate": batch / seconds,
+                "seen": int(seen),
+                "fits": fits,
+            }
+        )
+        say(f"{parameters / 1e6:.1f}M parameters: {batch / seconds:,.0f} pictures/s")
+        if chosen is None or fits:
+            chosen = tree
+            figures = timings[-1]
+        if not fits:
+            break
+    assert chosen is not None
+    return Plan(
+        chosen["model"], chosen["training"], timings, _figures(facts, chosen, figures), _warnings(facts, figures)
+    )
+
+
+def _figures(facts: Facts, tree: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:
+    parameters, emas = timing["parameters"], len(tree["training"].get("ema", (0, 0, 0)))
+    return {
+        "parameters": parameters,
+        "pictures_per_second": timing["rate"],
+        "pictures_seen": timing["seen"],
+        "epochs": timing["seen"] / max(1, facts.count),
+        "steps": timing["seen"] // int(tree["training"]["batch"]),
+        "disk": parameters * 4 * (2 * (3 + emas) + 1),  # two checkpoints of weights, optimiser and averages; the model
+    }
+
+
+def _warnings(facts: Facts, timing: dict[str, Any]) -> list[str]:
+    seen, out = timing["seen"], []
+    if seen < ROUGH:
+        more = math.ceil(ROUGH / max(seen, 1))
+        out.append(
+            f"the time is short: about {seen:,} pictures will be seen; expect blurred or broken shapes. "
+            f"About {more} times as long gives clear ones"
+        )
+    elif not timing["fits"]:
+        out.append(
+            f"about {seen:,} pictures will be seen: expect recognisable but rough samples; twice as long helps most"
+        )
+    if facts.count < 100:
+        out.append(f"{facts.count} pictures are very few: the model will mostly copy them. A few hundred are a start")
+    return out
