@@ -1,8 +1,9 @@
-"""Private memory per picture: lists, caches, splits and batches N made pictures, and a hundredth of them, in fresh processes.
+"""Private memory a picture: lists, caches, splits and batches N made ones, and a hundredth of them.
 
     python benchmarks/cache_memory.py [200000] [zip|folder]
 
-Prints bytes of private memory (Private_* of /proc/self/smaps_rollup, Linux) a picture, and fails above 200.
+Each runs in a fresh process. Prints bytes of private memory a picture (Private_* of /proc/self/smaps_rollup, Linux),
+and fails above 200.
 """
 
 from __future__ import annotations
@@ -101,10 +102,8 @@ def main() -> int:
     few, many = found
     more = many["n"] - few["n"]
     result = {k: round((many[k] - few[k]) / more, 1) for k in ("listed", "after", "peak")}
-    print(f"{many['n']:,} pictures in a {kind}, {many['seconds']:.1f} s; private bytes a picture beyond {few['n']:,}:")
-    print(
-        f"  after listing {result['listed']}, after caching and batching {result['after']}, at the peak {result['peak']}"
-    )
+    print(f"{many['n']:,} pictures in a {kind}, {many['seconds']:.0f} s; bytes each beyond {few['n']:,}:")
+    print(f"  listed {result['listed']}, cached and batched {result['after']}, at the peak {result['peak']}")
     return 0 if result["peak"] < LIMIT else 1
 
 

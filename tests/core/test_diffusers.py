@@ -20,6 +20,7 @@ from kakusan.core.solver import DDIM, DPM2M, Heun, Solver, UniPC
 from kakusan.core.space import Flat
 
 diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 SHAPE = (2, 3, 4, 4)
 CLOSE = 1e-4

@@ -89,7 +89,7 @@ def test_order_of_ipndm_is_four_on_a_uniform_k_grid_only(two, process, spacing, 
 
 @pytest.mark.parametrize(("solver", "low", "high"), ORDERS[:6], ids=repr)
 def test_order_of_accuracy_in_the_plane(plane, solver, low, high):
-    """Against Heun with 1,500 steps, since only the line has a closed form."""
+    """Against UniPC-3 with 1,500 steps, since only the line has a closed form."""
     process = VP("cosine")
     f = plane.denoiser(process)
     first = process.noised(plane.draw(16), torch.randn(16, 2, dtype=torch.float64), grid(process, 1, "lam")[0])
@@ -100,7 +100,7 @@ def test_order_of_accuracy_in_the_plane(plane, solver, low, high):
             x, _, memory = by.step(f, x, t, s, process, memory)
         return x
 
-    truth = end(Heun(), 1500)
+    truth = end(UniPC(3), 1500)
     few, many = (float((end(solver, n) - truth).square().mean().sqrt()) for n in (50, 100))
     assert low - 0.15 < math.log2(few / many) < high + 0.15
 

@@ -1,4 +1,4 @@
-"""Checkpoints exist whole or not at all; every damage is named and the one before is used; event and log files rewind."""
+"""Checkpoints exist whole or not at all; damage is named and the one before is used; event and log files rewind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def load(folder: Path, **choices: bool) -> tuple[state.Saved, list[str]]:
 
 
 def test_round_trip_is_exact(tmp_path: Path) -> None:
-    tensors = {"weights": {"a": torch.randn(3, 4), "b": torch.tensor(1e-40), "c": torch.tensor([True]), "d": torch.tensor(7)}}
+    tensors = {
+        "weights": {"a": torch.randn(3, 4), "b": torch.tensor(1e-40), "c": torch.tensor([True]), "d": torch.tensor(7)}
+    }
     state.save(tmp_path, 5, tensors, {"loss": 0.1 + 0.2, "none": None, "big": 2**62 + 1})
     saved, lines = load(tmp_path)
     assert saved.step == 5 and not lines
@@ -191,7 +193,7 @@ def test_thirty_kills_with_many_inside_a_save(tmp_path: Path) -> None:
     assert check_kills(tmp_path, 30) >= 9
 
 
-# -- events and log ----------------------------------------------------------------------------------------------------
+# -- events and log --------------------------------------------------------------------------------------
 
 
 def pace(step: int) -> dict[str, object]:

@@ -39,8 +39,9 @@ def check(
 ) -> dict[str, Any]:
     """Look at every picture: counts, sizes, modes, faults, exact and near duplicates, leaks between splits.
 
-    All splits of the source are read; ``against`` names another data set that must not share pictures with it. ``sheet`` is where a PNG
-    of sample pictures and of the near duplicates found goes. Lists of names hold at most ``limit`` entries; counts are complete.
+    All splits of the source are read; ``against`` names another data set that must not share pictures with it.
+    ``sheet`` is where a PNG of sample pictures and of the near duplicates found goes. Lists of names hold at most
+    ``limit`` entries; counts are complete.
     """
     start = time.monotonic()
     data = _Data(path, against, labels)
@@ -137,6 +138,7 @@ class _Chunk:
     words: list[tuple[str, str, bool, bool, bool]] = field(default_factory=list)
     faulty: list[tuple[str, str, str]] = field(default_factory=list)
     near: np.ndarray | None = None
+    plain: np.ndarray | None = None
 
 
 def _look(data: _Data, first: int) -> _Chunk:
@@ -162,7 +164,9 @@ def _look(data: _Data, first: int) -> _Chunk:
         words = (f"{kind} {depth}", str(meta.get("format", "array")), grey, clear, bool(meta.get("animated")))
         chunk.words.append(words)
     if chunk.rows:
-        chunk.near = duplicates.perceptual(np.stack(chunk.copies))
+        copies = np.stack(chunk.copies)
+        chunk.near = duplicates.perceptual(copies)
+        chunk.plain = copies.std((1, 2)).mean(1) < duplicates.PLAIN
     chunk.copies.clear()
     return chunk
 
@@ -190,6 +194,7 @@ class _Scan:
         self.good = np.zeros(count, bool)
         self.exact = np.zeros(count, "V16")
         self.near = np.zeros(count, np.uint64)
+        self.plain = np.zeros(count, bool)
         self.sizes = np.zeros((count, 2), np.int32)
         self.modes, self.formats, self.faults = Counter[str](), Counter[str](), Counter[str]()
         self.faulty: list[dict[str, str]] = []
@@ -204,7 +209,7 @@ class _Scan:
         if chunk.near is None:
             return
         rows = np.array(chunk.rows)
-        self.good[rows], self.near[rows] = True, chunk.near
+        self.good[rows], self.near[rows], self.plain[rows] = True, chunk.near, chunk.plain
         self.exact[rows] = np.array(chunk.exact, "V16")
         self.sizes[rows] = chunk.sizes
         for mode, kind, grey, clear, animated in chunk.words:
@@ -223,11 +228,11 @@ def _exact(scan: _Scan) -> list[list[int]]:
 
 def _near(data: _Data, scan: _Scan, exact: list[list[int]]) -> tuple[list[list[int]], bool]:
     """Groups of near duplicates among pictures that differ; candidates are decoded again and compared."""
-    keep = scan.good.copy()
+    keep = scan.good & ~scan.plain
     for group in exact:
         sides: set[int] = set()
         for i in group:  # one of each side stands for all of its copies
-            keep[i] = int(data.side[i]) not in sides
+            keep[i] &= int(data.side[i]) not in sides
             sides.add(int(data.side[i]))
     rows = np.flatnonzero(keep)
     pairs, crowded = duplicates.candidates(scan.near[rows])

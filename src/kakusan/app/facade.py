@@ -250,7 +250,7 @@ def _go(
             run.path,
             device,
             hooks,
-            held_out=project.held_out(training.batch, training.seed, device),
+            held_out=project.held_out(training.batch, training.seed),
             resume=again,
             spent=time.monotonic() - begun if not again else 0.0,
             reserve=_reserve(tree, project),

@@ -17,6 +17,7 @@ from kakusan.checkpoint import load_model
 from kakusan.core.model import Model
 from kakusan.core.sample import Step
 from kakusan.domains.domain import Domain, Record
+from kakusan.nets.layers import keep_memory
 from kakusan.part import KakusanError
 
 __all__ = ["Loaded", "Sample", "load", "pick_device"]
@@ -65,7 +66,9 @@ class Sample:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """``auto``: CUDA, else MPS, else the CPU; a device that is not there is refused."""
+    """``auto``: CUDA, else MPS, else the CPU; a device that is not there is refused. Prepares the process for heavy work."""
+    torch.set_flush_denormal(True)  # before the first parallel operation: its threads inherit it
+    keep_memory()
     if device == "auto":
         return torch.device(
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -81,9 +84,8 @@ def pick_device(device: str = "auto") -> torch.device:
 
 def load(model: str | Path, device: str = "auto") -> Loaded:
     """The model of a run, a file, or the name of a model that ships, ready to sample."""
-    torch.set_flush_denormal(True)
-    path = rundir.find_model(model)
-    built, info = load_model(path, pick_device(device))
+    path, chosen = rundir.find_model(model), pick_device(device)
+    built, info = load_model(path, chosen)
     return Loaded(built, info, path)
 
 

@@ -16,6 +16,7 @@ from kakusan.domains.image import Image
 from kakusan.part import KakusanError
 from kakusan.training.cache import Cache, build_cache
 from kakusan.training.data import Batches, Dataset
+from kakusan.training.feed import on_device
 from kakusan.training.plan import Facts
 from kakusan.training.source import Source, open_source
 from kakusan.training.watch import HeldOut
@@ -60,15 +61,16 @@ class Project:
 
     def batches(self, batch: int, seed: int, device: torch.device) -> Batches:
         """The training batches of a run."""
-        return Batches(self.train, self.domain, batch, seed, bool(self.settings["flip"]), self.augment, device)
+        ahead = 2 if device.type == "cpu" else 0  # elsewhere the training loop's own feed brings them to the device
+        return Batches(self.train, self.domain, batch, seed, bool(self.settings["flip"]), self.augment, ahead=ahead)
 
-    def held_out(self, batch: int, seed: int, device: torch.device) -> HeldOut | None:
+    def held_out(self, batch: int, seed: int) -> HeldOut | None:
         """Pictures kept aside, and as many of those trained on, as the training loop watches them."""
         if self.held is None:
             return None
         size = min(batch, len(self.held))
         twins = self.train.subset(_spread(len(self.train), len(self.held)))
-        made = [Batches(part, self.domain, size, seed, device=device, ahead=0) for part in (self.held, twins)]
+        made = [Batches(part, self.domain, size, seed, ahead=0) for part in (self.held, twins)]
         return HeldOut(made[0], made[1], max(1, len(self.held) // size))
 
     def some(self, count: int, held: bool = False) -> torch.Tensor:
@@ -77,10 +79,10 @@ class Project:
         return self.domain.floats(part.rows(_spread(len(part), count)))
 
     def sample_batch(self, batch: int, device: torch.device) -> Batch:
-        """One training batch, for timing."""
+        """One training batch on the device, for timing."""
         batches = self.batches(batch, 0, device)
         try:
-            return batches.at(0)
+            return on_device(batches.at(0), device)
         finally:
             batches.close()
 

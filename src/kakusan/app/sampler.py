@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kakusan.app.doctor import memory_free
 from kakusan.catalog import build
 from kakusan.core import grid as grids
 from kakusan.core.batch import Inputs
@@ -112,12 +113,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes free on the device, or in the machine."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as file:  # noqa: PTH123
-            rows = dict(line.split(":", 1) for line in file)
-        return int(rows["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 4 << 30
+    return memory_free() or 4 << 30
 
 
 def steps(model: Model, request: Request, shapes: list[tuple[int, ...]]) -> Iterator[Step]:

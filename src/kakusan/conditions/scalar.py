@@ -48,6 +48,7 @@ class Vector(Encoder):
         if std is not None and min(std) <= 0:
             raise KakusanError(f"std={std}: every number must be above 0")
         self.size = size
+        self.droppable = null == "learned"  # with null="zero" a dropped row would claim that nothing was done to it
         self.linear = nn.Linear(size, dim, bias=False)
         self.null_vector = nn.Parameter(0.02 * torch.randn(dim)) if null == "learned" else None
         self.register_buffer("mean", torch.tensor(mean or [0.0] * size), persistent=False)

@@ -21,6 +21,8 @@ __all__ = ["Encoder", "Model"]
 class Encoder(Part, nn.Module, abc.ABC):
     """One condition: users' values to tensors once, and those to a ``Cond`` at every step. It owns its learned null."""
 
+    droppable = True  # whether training replaces it by its null at times; False where null means something of its own
+
     @abc.abstractmethod
     def prepare(self, values: list[Any]) -> dict[str, Tensor]:
         """One value a sample (a label, a caption; None = none) to tensors (B, ...), without parameters."""

@@ -222,7 +222,8 @@ class Denoising(Objective):
         lam = process.logsnr(t)
         eps = space.noise(space.shapes(x0, batch.mask), rng, "eps", step).to(x0.dtype)
         inputs = {name: model.encoder(name).draw(x0, given, rng) for name, given in batch.inputs.items()}
-        cond = model.cond(inputs, self.keep(batch, rng, step), len(x0), batch.mask)
+        keep = {n: k for n, k in self.keep(batch, rng, step).items() if model.encoder(n).droppable}
+        cond = model.cond(inputs, keep, len(x0), batch.mask)
         out, (_, c_skip, c_out) = denoiser.raw(process.noised(x0, eps, t), t, cond)
         target = cast((1 - c_skip * alpha) / c_out, x0) * x0 - cast(c_skip * sigma / c_out, x0) * eps
         error = space.mse(out.to(x0.dtype) - target, batch.mask)

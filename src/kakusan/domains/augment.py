@@ -19,10 +19,11 @@ _NAMES = ("x_flip", "y_flip", "rotate90", "shift", "scale", "rotate", "stretch",
 class Affine(Part):
     """Random flips, quarter turns, shifts, scales, rotations and stretches, as one resampling of each picture.
 
-    Each operation acts with probability ``p`` times its own factor (0 = off, 1 = at rate p); ``x_flip`` and ``y_flip`` half of the time
-    then. ``transparent``: RGBA as premultiplied colour and alpha, where nothing (-1) lies outside; other pictures continue in the colour of
-    their border where that is one colour, else by reflection. The (B, 14) parameters returned are zero where nothing was done: feed
-    them to the network as a condition, and zeros when sampling. Karras et al. 2022 (EDM), appendix F.2, table 6.
+    Each operation acts with probability ``p`` times its own factor (0 = off, 1 = at rate p); ``x_flip`` and
+    ``y_flip`` half of the time then. ``transparent``: RGBA as premultiplied colour and alpha, where nothing (-1)
+    lies outside; other pictures continue in the colour of their border where that is one colour, else by
+    reflection. The (B, 14) parameters returned are zero where nothing was done: feed them to the network as a
+    condition, and zeros when sampling. Karras et al. 2022 (EDM), appendix F.2, table 6.
     """
 
     kind = "augment/affine"
@@ -58,8 +59,10 @@ class Affine(Part):
         self.transparent = transparent
 
     def draw(self, rng: Rng, height: int, width: int, step: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """What happens to each sample: matrices (B, 2, 3) from output to input pixels about the centre (float64, CPU), brightness
-        (B,), and the network's parameters (B, 14) float32."""
+        """What happens to each sample: matrices (B, 2, 3), brightness (B,), and the parameters (B, 14) float32.
+
+        The matrices (float64, CPU) go from output to input pixels about the centre.
+        """
         u = rng.uniform("augment", step, count=9 + 12)
         on = (u[:, :9] < self.rates).double()
         v = u[:, 9:]
@@ -85,7 +88,7 @@ class Affine(Part):
         return torch.cat([inverse, offset], 2), bright, value
 
     def apply(self, x0: Tensor, rng: Rng, step: int = 0) -> tuple[Tensor, Tensor]:
-        """Augmented x0 (B, C, H, W), on its device and in its memory format, and the parameters (B, 14) float32 on the CPU.
+        """Augmented x0 (B, C, H, W), on its device in its memory format, and the parameters (B, 14) float32, CPU.
 
         Rows without a change are returned as they are, bit for bit.
         """
@@ -99,7 +102,7 @@ class Affine(Part):
         moved = self._resampled(x0[on], theta)
         if bool(bright.ne(0).any()):
             moved = self._brightened(moved, bright[rows].to(x0.device, x0.dtype, non_blocking=True))
-        return x0.index_copy(0, on, moved.contiguous(memory_format=_format(x0))), value
+        return x0.index_copy(0, on, moved).contiguous(memory_format=_format(x0)), value
 
     def _resampled(self, x: Tensor, theta: Tensor) -> Tensor:
         lines = F.affine_grid(theta, list(x.shape), align_corners=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -10,28 +11,28 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image as Pil
 from torch import Tensor
 
 from kakusan.core.space import Flat
 from kakusan.domains import picture
 from kakusan.domains.domain import Domain, Record
+from kakusan.domains.resize import DTYPES, channelled, deepened, premultiplied, resized
 from kakusan.part import KakusanError
 
 __all__ = ["Image"]
 
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
-_DTYPES = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16), 32: np.dtype(np.float32)}
 _SIDES = (32, 48, 64, 96, 128)
 
 
 class Image(Domain):
     """Pictures; the model sees (C, H, W) float32 in [-1, 1].
 
-    ``size`` is [H, W]. ``mode`` is "L", "RGB", "RGBA" or "array" (``channels`` of them, saved as ``.npy``; "I;16" and "F" are
-    read as "L" of 16 and 32 bits). ``depth`` 8, 16 or 32 bits (float, where ``low`` and ``high`` go to -1 and 1). ``fit``: "crop"
-    covers the size and cuts the centre, "pad" shows everything on the colour of its border, "stretch" ignores proportions.
-    RGBA trains as premultiplied colour and alpha (nothing = -1), so a resize leaves no fringe and hidden colours do not matter.
+    ``size`` is [H, W]. ``mode`` is "L", "RGB", "RGBA" or "array" (``channels`` of them, saved as ``.npy``; "I;16"
+    and "F" are read as "L" of 16 and 32 bits). ``depth`` 8, 16 or 32 bits (float, where ``low`` and ``high`` go to
+    -1 and 1). ``fit``: "crop" covers the size and cuts the centre, "pad" shows everything on the colour of its
+    border, "stretch" ignores proportions. RGBA trains as premultiplied colour and alpha (nothing = -1), so a resize
+    leaves no fringe and hidden colours do not matter.
     """
 
     kind = "domain/image"
@@ -51,7 +52,7 @@ class Image(Domain):
             mode, depth = "L", 16 if mode == "I;16" else 32
         if mode not in (*_CHANNELS, "array"):
             raise KakusanError(f"mode is {mode!r}; it is one of L, RGB, RGBA, array")
-        if depth not in _DTYPES:
+        if depth not in DTYPES:
             raise KakusanError(f"depth is {depth!r}; it is 8, 16 or 32 bits")
         if fit not in ("crop", "pad", "stretch"):
             raise KakusanError(f"fit is {fit!r}; it is one of crop, pad, stretch")
@@ -79,7 +80,7 @@ class Image(Domain):
     @property
     def packed(self) -> tuple[tuple[int, int, int], np.dtype[Any]]:
         """Shape (H, W, C) and dtype of a fitted picture, as the cache holds it."""
-        return (self.height, self.width, self.channels), _DTYPES[self.depth]
+        return (self.height, self.width, self.channels), DTYPES[self.depth]
 
     def cache_spec(self) -> dict[str, Any]:
         """What decides the fitted pixels: the part of the spec a cache is keyed by."""
@@ -90,9 +91,9 @@ class Image(Domain):
     def fit(cls, records: Iterable[Record], **choices: Any) -> Self:
         """The domain that suits these records (a sample of some hundred is enough; at most 2,048 are read).
 
-        Choices override what is read off the data: size (int or [H, W]), mode, depth, fit, low, high, sigma_data. The mode is the
-        widest present, the depth that of the majority; one common size up to 64 is kept, else the median short side is
-        rounded down to one of 32, 48 and 64.
+        Choices override what is read off the data: size (int or [H, W]), mode, depth, fit, low, high, sigma_data.
+        The mode is the widest present, the depth that of the majority; one common size up to 64 is kept, else the
+        median short side is rounded down to one of 32, 48 and 64.
         """
         known = {"size", "mode", "depth", "fit", "low", "high", "sigma_data", "channels"}
         if unknown := sorted(set(choices) - known):
@@ -130,12 +131,13 @@ class Image(Domain):
     def fitted(self, record: Record) -> np.ndarray:
         """The record at the domain's size, mode and depth: (H, W, C) uint8, uint16 or float32.
 
-        RGBA is premultiplied here, which loses nothing visible: over any background the result is right to half a level.
+        RGBA is premultiplied here, which loses nothing visible: over any background the result is right to half a
+        level.
         """
-        a = _channelled(_deepened(record.data, self.depth), self.mode, self.channels, record.meta.get("name", "record"))
+        a = channelled(deepened(record.data, self.depth), self.mode, self.channels, record.meta.get("name", "record"))
         if self.mode == "RGBA":
-            a = _premultiplied(a)
-        a = _resized(a, self.size, self.how, clear=self.mode == "RGBA")
+            a = premultiplied(a)
+        a = resized(a, self.size, self.how, clear=self.mode == "RGBA")
         if self.mode == "RGBA":
             np.minimum(a[..., :3], a[..., 3:], out=a[..., :3])
         return a
@@ -170,13 +172,14 @@ class Image(Domain):
             seen = alpha > 0.5 / self.high
             unit[..., :3] = np.where(seen, np.clip(unit[..., :3] / np.where(seen, alpha, 1), 0, 1), 0)
         values = unit * (self.high - self.low) + self.low
-        data = values.astype(np.float32) if self.depth == 32 else np.rint(values).astype(_DTYPES[self.depth])
+        data = values.astype(np.float32) if self.depth == 32 else np.rint(values).astype(DTYPES[self.depth])
         return [Record(a, {"generated": True}) for a in data]
 
     def save(self, record: Record, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Path:
         """Write a PNG (8 or 16 bits), or a ``.npy`` where a PNG can not hold the data; returns the path written.
 
-        The suffix is put right. The recipe goes into the PNG, or into a ``.json`` beside the array; what a model made is marked so.
+        The suffix is put right. The recipe goes into the PNG, or into a ``.json`` beside the array; what a model
+        made is marked so.
         """
         path, a = Path(path), record.data
         if a.dtype != np.float32 and a.shape[2] in (1, 3, 4) and self.mode != "array":
@@ -252,7 +255,7 @@ class _Sample:
 def _spread(domain: Image, records: list[Record]) -> float:
     """Standard deviation of all values about their overall mean, as EDM defines sigma_data."""
     xs = np.stack([domain.fitted(r) for r in records[:: max(1, len(records) // 256)]])
-    return round(float(np.clip(domain.floats(xs).double().std(correction=0), 0.05, 2.0)), 4)
+    return round(min(max(float(domain.floats(xs).double().std(correction=0)), 0.05), 2.0), 4)
 
 
 def _suffixed(path: Path, suffix: str) -> Path:
@@ -260,101 +263,6 @@ def _suffixed(path: Path, suffix: str) -> Path:
 
 
 def _npy(a: np.ndarray) -> bytes:
-    import io
-
     out = io.BytesIO()
     np.save(out, a, allow_pickle=False)
     return out.getvalue()
-
-
-def _deepened(a: np.ndarray, depth: int) -> np.ndarray:
-    """Between 8 and 16 bits by 257, exactly upwards; floats only become floats."""
-    if depth == 32 or a.dtype == _DTYPES[depth]:
-        return a.astype(np.float32) if depth == 32 else a
-    if a.dtype == np.uint8:
-        return a.astype(np.uint16) * np.uint16(257)
-    if a.dtype == np.uint16:
-        return ((a.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    top = 255 if depth == 8 else 65535
-    scaled = a if a.max(initial=0) > 1 else a * top
-    return np.clip(np.rint(np.nan_to_num(scaled)), 0, top).astype(_DTYPES[depth])
-
-
-def _channelled(a: np.ndarray, mode: str, channels: int, name: str) -> np.ndarray:
-    """Grey, RGB and RGBA into each other; what is transparent becomes white where there is no alpha to keep it."""
-    have = a.shape[2]
-    if have == channels:
-        return a
-    if mode == "array" or have not in (1, 3, 4):
-        raise KakusanError(f"{name}: {have} channels where {channels} are expected (mode {mode})")
-    top = np.iinfo(a.dtype).max if a.dtype.kind == "u" else 1.0
-    if have == 4:
-        alpha = a[..., 3:] / top
-        a = _as(a[..., :3] * alpha + top * (1 - alpha), a.dtype)
-    if mode == "L":
-        return _as(a @ np.array([0.299, 0.587, 0.114]), a.dtype)[..., None] if a.shape[2] == 3 else a
-    if a.shape[2] == 1:
-        a = np.repeat(a, 3, 2)
-    return a if mode == "RGB" else np.concatenate([a, np.full_like(a[..., :1], top)], 2)
-
-
-def _as(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    """Computed values back to the dtype they came from, rounded."""
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
-
-
-def _premultiplied(a: np.ndarray) -> np.ndarray:
-    if a.dtype.kind == "f":
-        return np.concatenate([a[..., :3] * a[..., 3:], a[..., 3:]], 2)
-    top = int(np.iinfo(a.dtype).max)
-    out = a.copy()
-    out[..., :3] = (a[..., :3].astype(np.uint32) * a[..., 3:] + top // 2) // top
-    return out
-
-
-def _resized(a: np.ndarray, size: tuple[int, int], how: str, clear: bool) -> np.ndarray:
-    """(H, W, C) at another size, dtype kept: Lanczos with prefilter downwards, bicubic upwards."""
-    height, width = a.shape[:2]
-    if (height, width) == size:
-        return np.ascontiguousarray(a)
-    if how == "stretch":
-        return _scaled(a, size, None)
-    scales = size[0] / height, size[1] / width
-    if how == "crop":
-        scale = max(scales)
-        h, w = size[0] / scale, size[1] / scale
-        top, left = (height - h) / 2, (width - w) / 2
-        box = (max(left, 0.0), max(top, 0.0), min(left + w, width), min(top + h, height))
-        return _scaled(a, size, box)
-    scale = min(scales)
-    inner = max(1, round(height * scale)), max(1, round(width * scale))
-    border = np.concatenate([a[0], a[-1], a[:, 0], a[:, -1]])
-    colour = np.zeros(a.shape[2]) if clear else np.median(border, 0)
-    out = np.empty((*size, a.shape[2]), a.dtype)
-    out[:] = _as(colour, a.dtype)
-    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    out[top : top + inner[0], left : left + inner[1]] = _scaled(a, inner, None)
-    return out
-
-
-def _scaled(a: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None) -> np.ndarray:
-    """Pillow's resize; whole pictures for 8 bits, channel by channel in float for everything else."""
-    box = box or (0, 0, a.shape[1], a.shape[0])
-    down = (box[2] - box[0]) > size[1] or (box[3] - box[1]) > size[0]
-    method = Pil.Resampling.LANCZOS if down else Pil.Resampling.BICUBIC
-    wide = (size[1], size[0])
-    if a.dtype == np.uint8 and a.shape[2] in (1, 3, 4):
-        raw = np.ascontiguousarray(a)
-        mode = {1: "L", 3: "RGB", 4: "RGBa"}[a.shape[2]]  # RGBa: taken as premultiplied, left alone
-        im = Pil.frombuffer(mode, (a.shape[1], a.shape[0]), raw, "raw", mode, 0, 1)
-        out = np.asarray(im.resize(wide, method, box, reducing_gap=3.0))
-        return np.array(out[..., None] if out.ndim == 2 else out)
-    planes = [
-        np.asarray(
-            Pil.fromarray(np.ascontiguousarray(a[..., c], np.float32)).resize(wide, method, box, reducing_gap=3.0)
-        )
-        for c in range(a.shape[2])
-    ]
-    return _as(np.stack(planes, 2), a.dtype)

@@ -1,7 +1,7 @@
 """Picture files: bytes to arrays and back, with the depth, the transparency and the recipe kept.
 
-Reading goes through Pillow after the header has been checked; writing is a small PNG encoder, since Pillow can not write
-16-bit colour. Arrays are (H, W, C): 1 = grey, 3 = RGB, 4 = RGBA with straight (not premultiplied) alpha.
+Reading goes through Pillow after the header has been checked; writing is a small PNG encoder, since Pillow can not
+write 16-bit colour. Arrays are (H, W, C): 1 = grey, 3 = RGB, 4 = RGBA with straight (not premultiplied) alpha.
 """
 
 from __future__ import annotations
@@ -41,9 +41,28 @@ __all__ = [
 MAX_PIXELS = 64 * 2**20  # of one picture, read off its header before anything is allocated
 MAX_BYTES = 512 * 2**20  # of one file
 SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif .npy".split()
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".tga",
+        ".jp2",
+        ".avif",
+        ".npy",
+    ]
 )
-_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF", "MPO"]
+_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF"]
 _PNG = b"\x89PNG\r\n\x1a\n"
 _open_lock = threading.Lock()
 _XMP = (
@@ -66,8 +85,8 @@ class PictureError(KakusanError):
 def decode(data: bytes, name: str, target: tuple[int, int] | None = None, limit: int = MAX_PIXELS) -> Record:
     """One file's bytes as a record: (H, W, C) uint8, uint16 (16-bit sources) or float32 (``.npy``, float TIFF).
 
-    EXIF orientation is applied; palettes, CMYK and grey with alpha become RGB or RGBA. ``target`` (H, W) allows a JPEG to
-    be decoded at a fraction of its size, never below twice the target. Raises PictureError.
+    EXIF orientation is applied; palettes, CMYK and grey with alpha become RGB or RGBA. ``target`` (H, W) allows a
+    JPEG to be decoded at a fraction of its size, never below twice the target. Raises PictureError.
     """
     if not data:
         raise PictureError(name, "broken", "the file is empty")
@@ -82,6 +101,9 @@ def decode(data: bytes, name: str, target: tuple[int, int] | None = None, limit:
         raise
     except UnidentifiedImageError:
         raise PictureError(name, "unsupported", "this is no picture in a format that is read here") from None
+    except Pil.DecompressionBombError:
+        detail = f"more than {2 * (Pil.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels; the limit is {limit / 1e6:.0f}"
+        raise PictureError(name, "oversized", detail) from None
     except MemoryError:
         raise PictureError(name, "oversized", "not enough memory to decode it") from None
     except Exception as error:  # decoders raise nearly anything on hostile bytes
@@ -116,12 +138,24 @@ def _decode_open(im: Pil.Image, data: bytes, name: str, target: tuple[int, int] 
         im.load()
     if icc := im.info.get("icc_profile"):
         meta["icc"] = icc
-    turn = im.getexif().get(0x0112, 1)
+    turn = _orientation(im)
     if deep is not None:
         return Record(np.ascontiguousarray(_turned(deep, turn)), meta)
     if turn != 1:
         im = ImageOps.exif_transpose(im)
     return Record(_pixels(im), meta)
+
+
+def _orientation(im: Pil.Image) -> int:
+    """EXIF orientation 1-8; a damaged EXIF block counts as none, without Pillow's warning."""
+    if im.format != "TIFF" and not {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"} & im.info.keys():
+        return 1
+    try:
+        with _open_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(im.getexif().get(0x0112, 1))
+    except Exception:
+        return 1
 
 
 def _pixels(im: Pil.Image) -> np.ndarray:

@@ -16,7 +16,7 @@ from kakusan.core.rng import Rng, mix
 from kakusan.domains.augment import Affine
 from kakusan.domains.image import Image
 from kakusan.part import KakusanError
-from kakusan.training.cache import Cache
+from kakusan.training.cache import Cache, hash_of
 from kakusan.training.source import Source, Texts
 
 __all__ = ["Batches", "Dataset"]
@@ -64,7 +64,7 @@ class Dataset:
         return replace(self, index=np.asarray(index), labels=labels, texts=texts)
 
     def split(self, held_out: float = 0.05, seed: int = 0) -> tuple[Dataset, Dataset]:
-        """(training, held out): decided by each picture's content and the seed, so that exact duplicates stay on one side.
+        """(training, held out), by each picture's content and the seed: exact duplicates stay on one side.
 
         Raises KakusanError when that leaves nothing to train on.
         """
@@ -84,19 +84,13 @@ class Dataset:
         return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
 
 
-def hash_of(pixels: np.ndarray) -> int:
-    """The cache's 64-bit hash of one fitted picture."""
-    import hashlib
-
-    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=8).digest(), "little")
-
-
 class Batches:
     """Training batches: ``at(step)`` is a pure function of (seed, step), whatever was asked before.
 
-    Every epoch is a permutation from (seed, epoch); step s covers positions [s batch, (s + 1) batch) of the endless row of epochs.
-    ``batch`` is the global batch: rank r of ``world`` gets its r-th block of rows. ``flip`` mirrors half of the pictures; ``augment``
-    adds its parameters as the condition "augment". On a CUDA device pixels travel pinned, in the cache's own dtype.
+    Every epoch is a permutation from (seed, epoch); step s covers positions [s batch, (s + 1) batch) of the endless
+    row of epochs. ``batch`` is the global batch: rank r of ``world`` gets its r-th block of rows. ``flip`` mirrors
+    half of the pictures; ``augment`` adds its parameters as the condition "augment". On a CUDA device pixels travel
+    pinned, in the cache's own dtype.
     """
 
     def __init__(

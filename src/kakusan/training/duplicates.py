@@ -11,9 +11,10 @@ from kakusan.domains.picture import shown
 
 __all__ = ["alike", "candidates", "groups", "perceptual", "small", "thinned"]
 
+PLAIN = 4  # levels of contrast below which a picture is like any other
 SIDE = 32  # of the small copies that are hashed and compared
 _NEAR = 8  # differing bits of a candidate, of 64
-_RUN = 256  # neighbours looked at in one bucket
+_RUN = 64  # neighbours looked at in one bucket
 _k = np.arange(SIDE)
 _DCT = np.cos(np.pi * (_k[None, :] + 0.5) * _k[:8, None] / SIDE).astype(np.float32)
 
@@ -31,7 +32,7 @@ def small(a: np.ndarray) -> np.ndarray:
 
 
 def perceptual(copies: np.ndarray) -> np.ndarray:
-    """64-bit hashes of small copies (n, 32, 32, 3): signs of 64 low cosine coefficients about their median, (n,) uint64."""
+    """Hashes (n,) uint64 of small copies (n, 32, 32, 3): signs of 64 low cosine coefficients about their median."""
     grey = copies.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     low = (_DCT @ grey @ _DCT.T).reshape(len(copies), 64)
     low[:, 0] = 0  # mean brightness says nothing about the content
@@ -39,10 +40,16 @@ def perceptual(copies: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 
+def _count(words: np.ndarray) -> np.ndarray:
+    """Set bits of 64-bit words (numpy 1 has no bitwise_count)."""
+    return np.unpackbits(np.ascontiguousarray(words).view(np.uint8).reshape(-1, 8), axis=1).sum(1)
+
+
 def candidates(hashes: np.ndarray) -> tuple[np.ndarray, bool]:
     """Pairs (m, 2) of rows whose hashes differ in at most 8 bits, and whether some may be missing from crowded buckets.
 
-    Buckets of 16 bits in 8 overlapping bands: pairs within 3 bits always share one, further ones mostly. No step is quadratic.
+    Buckets of 16 bits in 8 overlapping bands: pairs within 3 bits always share one, further ones mostly. No step is
+    quadratic.
     """
     found, crowded = [np.zeros((0, 2), np.int64)], False
     for shift in range(0, 64, 8):
@@ -55,23 +62,31 @@ def candidates(hashes: np.ndarray) -> tuple[np.ndarray, bool]:
             if not same.any():
                 break
             at = np.flatnonzero(same)
-            close = np.bitwise_count(sorted_hashes[at] ^ sorted_hashes[at + step]) <= _NEAR
-            at = at[close]
+            apart = sorted_hashes[at] ^ sorted_hashes[at + step]
+            at = at[(_count(apart) <= _NEAR) & ~_met(apart, shift)]
             found.append(np.sort(np.stack([order[at], order[at + step]], 1), 1))
         else:
             crowded = crowded or len(order) > _RUN
-    return np.unique(np.concatenate(found), axis=0), crowded
+    return np.concatenate(found), crowded
+
+
+def _met(apart: np.ndarray, shift: int) -> np.ndarray:
+    """Whether these differences left an earlier band alone, so that the pair was met there."""
+    met = np.zeros(len(apart), bool)
+    for earlier in range(0, shift, 8):
+        met |= (apart >> np.uint64(earlier)) & np.uint64(0xFFFF) == 0
+    return met
 
 
 def thinned(pairs: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Candidates worth a closer look, and whether each lies in a crowd.
 
-    A picture with more than 20 candidates is one of a kind that all look alike (trousers, say), and so is every picture of a set
-    with more than 8 each: there only the nearest count.
+    A picture with more than 20 candidates is one of a kind that all look alike (trousers, say), and so is every
+    picture of a set with more than 8 each: there only the nearest count.
     """
     degree = np.bincount(pairs.ravel(), minlength=len(hashes))
     crowd = (degree[pairs].max(1) > 20) | (degree.mean() > 8) if len(pairs) else np.zeros(0, bool)
-    close = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]]) <= 2
+    close = _count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]]) <= 2
     keep = ~crowd | close
     return pairs[keep], crowd[keep]
 
@@ -79,8 +94,9 @@ def thinned(pairs: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def alike(a: np.ndarray, b: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """Whether small copies (n, 32, 32, 3) show the same picture.
 
-    Averaged to 16 x 16 (so that compression noise cancels), they differ by little against their contrast, and their detail (less its
-    5 x 5 mean) correlates: 0.93 and more, 0.99 in a crowd. Plain pictures are never alike: they would all be.
+    Averaged to 16 x 16 (so that compression noise cancels), they differ by little against their contrast, and their
+    detail (less its 5 x 5 mean) correlates: 0.93 and more, 0.99 in a crowd. Plain pictures are never alike: they
+    would all be.
     """
     a, b = (x.astype(np.float32).reshape(len(x), 16, 2, 16, 2, 3).mean((2, 4)) for x in (a, b))
     contrast = np.minimum(a.std((1, 2)).mean(1), b.std((1, 2)).mean(1))
@@ -91,7 +107,7 @@ def alike(a: np.ndarray, b: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     correlation = (x * y).sum(1) / np.sqrt(norms + 1e-9)
     same = difference <= np.where(crowd, 0.1, 0.3) * contrast
     same &= worst <= np.where(crowd, 0.25, 0.75) * contrast  # a small thing that differs is a difference
-    return (contrast >= 4) & same & (correlation >= np.where(crowd, 0.99, 0.93))
+    return (contrast >= PLAIN) & same & (correlation >= np.where(crowd, 0.99, 0.93))
 
 
 def _detail(x: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """PowerEma: averages of the weights by a power function of time, several relative widths at once.
 
-``x_bar(t) = beta x_bar(t') + (1 - beta) x(t)`` with ``beta = (t'/t)^(gamma + 1)``, t' the step of the update before: for
-t' = t - 1 this is Karras et al. 2024 (EDM2), section 3.1, eq. 3; for updates k steps apart it is the same average
-of weights that are held between updates. A width is the profile's standard deviation relative to the run's length.
+``x_bar(t) = beta x_bar(t') + (1 - beta) x(t)`` with ``beta = (t'/t)^(gamma + 1)``, t' the step of the update
+before: for t' = t - 1 this is Karras et al. 2024 (EDM2), section 3.1; for updates k steps apart it is the same average
+of weights held between updates. A width is the profile's standard deviation relative to the run's length.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def width_of(gamma: float) -> float:
 
 
 def gamma_of(width: float) -> float:
-    """The exponent whose profile has relative width ``width``: the largest root of (g + 2)^2 (g + 3) = (g + 1) / width^2."""
+    """The exponent of a relative width: the largest root of ``(gamma + 2)^2 (gamma + 3) = (gamma + 1) / width^2``."""
     if not 0 < width <= width_of(0.0):
         raise KakusanError(f"ema width {width}: it lies above 0 and at most {width_of(0.0):.3f} of the run (try 0.05)")
     t = width**-2
@@ -50,7 +50,7 @@ class PowerEma:
 
     @torch.no_grad()
     def update(self, step: int, now: bool = False) -> None:
-        """After ``step`` optimiser steps (the first is 1): average, when ``step`` is a multiple of ``every`` or ``now``."""
+        """After ``step`` optimiser steps (1 is the first): average, if it is a multiple of ``every`` or ``now``."""
         if step <= self.last or not (now or step % self.every == 0):
             return
         for power, average in zip(self._powers, self.averages):

@@ -60,9 +60,9 @@ def read_rows(path: Path, start: int = 0) -> list[dict[str, Any]]:
 
 
 class Events:
-    """Decisions and notices, ``{"kind", "step", ...}``, in the order they acted; each is on disk when ``append`` returns.
+    """Decisions and notices, ``{"kind", "step", ...}``, in the order they acted; on disk when ``append`` returns.
 
-    After ``rewind`` the file still ends with the decisions that were taken later than the checkpoint: they wait to be replayed.
+    After ``rewind`` the file still ends with the decisions taken later than the checkpoint: they wait to be replayed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,8 +93,8 @@ class Events:
         event = self._waiting[0]
         if (event["kind"], event["step"]) != (kind, step):
             raise KakusanError(
-                f"{self.path} holds a decision {event['kind']!r} of step {event['step']} where one of step {step} was due: "
-                "the recipe changed since; start a new run, or restore the recipe"
+                f"{self.path} holds a decision {event['kind']!r} of step {event['step']} where one of step {step} "
+                "was due: the recipe changed since; start a new run, or restore the recipe"
             )
         self._waiting.pop(0)
         self.offset += len(_line(event))
@@ -121,7 +121,7 @@ class Log:
         self._buffer.append(_line(row))
 
     def flush(self) -> int:
-        """Write what is remembered and wait for the disk; returns the file's length. A failure loses nothing: flush again."""
+        """Write what is remembered and wait for the disk; returns the file's length. After a failure, flush again."""
         data = b"".join(self._buffer)
         _write_at(self.path, self.offset, data)
         self.offset += len(data)

@@ -13,10 +13,10 @@ __all__ = ["Hooks", "Result"]
 
 
 class Hooks:
-    """What the application wants to hear of; every method does nothing unless overridden. None of them may change the run."""
+    """What the application wants to hear of; each does nothing unless overridden, and none may change the run."""
 
     def on_start(self, info: dict[str, Any]) -> None:
-        """Once, before the first step: step, total (None when the clock decides), minutes, parameters, batch, precision."""
+        """Once: step, total (None: the clock decides), minutes, parameters, batch, device, edges (of the levels)."""
 
     def on_log(self, row: dict[str, Any]) -> None:
         """Each row of log.jsonl, as soon as it is known."""

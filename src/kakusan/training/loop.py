@@ -1,7 +1,7 @@
 """run: the training loop, from a fresh or an interrupted run to finished weights.
 
-One step: batch, loss, backward, clip, optimiser, average. The rest is bookkeeping at the top of each step, in an order that a
-resumed run repeats exactly: decide, watch, preview, stop or save. Everything random is a function of (seed, purpose, step).
+One step: batch, loss, backward, clip, optimiser, average. The rest is bookkeeping at the top of each step, in an order
+that a resumed run repeats exactly: decide, watch, preview, stop or save. What is random is a function of (seed, step).
 """
 
 from __future__ import annotations
@@ -56,9 +56,11 @@ def run(
 ) -> Result:
     """Train ``model`` in ``run_dir`` (log.jsonl, events.jsonl, state/) until done or asked to stop.
 
-    ``spent``: seconds of ``settings.minutes`` used before this call; ``reserve``: seconds of them to leave for after it.
-    ``resume``: go on from the newest whole checkpoint, bit-identically (same machine, threads, versions). The model is trained
-    in place and ends with the last raw weights. Raises KakusanError when the run can not go on, DiskFull when the last save fails.
+    ``spent``: seconds of ``settings.minutes`` used before this call; ``reserve``: seconds to leave for after it.
+    ``resume``: go on from the newest whole checkpoint, bit-identically (same machine, threads, versions).
+    ``stop``: an entered Stop; by default the run installs its own. The model is trained in place and ends with the last
+    raw weights; the ones to ship are in the result. Raises KakusanError when the run can not go on, DiskFull when its
+    last save fails.
     """
     with nullcontext(stop) if stop else Stop() as flag, machine(torch.device(device), settings.flush_denormal):
         trainer = _Trainer(model, batches, settings, Path(run_dir), torch.device(device), hooks or Hooks(), flag)
@@ -86,7 +88,7 @@ class _Trainer:
         stop: Stop,
     ) -> None:
         self.settings, self.folder, self.device, self.hooks, self.stop = settings, folder, device, hooks, stop
-        self.model = model.to(device).to(memory_format=torch.channels_last).train()
+        self.model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.shadow = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.feed = Feed(batches, device)
         self.optimiser = settings.optim.build(self.model)
@@ -105,7 +107,7 @@ class _Trainer:
         self.saved_at, self.logged_at = 0.0, (0, 0.0)
         self.checkpoint = folder / "state"
 
-    # -- the run ------------------------------------------------------------------------------------------------------
+    # -- the run ---------------------------------------------------------------------------------------------
 
     def run(self, resume: bool) -> Result:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +151,7 @@ class _Trainer:
         with seeded(mix(self.settings.seed, "network", self.step), self.device):
             loss, lam = self._terms(self.model, *self.feed.at(self.step), self.step)
             mean = loss.mean()
-            mean.backward()
+            mean.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.params, self.settings.clip)
         finite = torch.isfinite(mean.detach()) & torch.isfinite(norm)
         self.optimiser.step(finite=finite)
@@ -163,10 +165,10 @@ class _Trainer:
         with self.autocast():
             return self.settings.objective.terms(model, batch, rng, step)
 
-    # -- bookkeeping at the top of a step, in this order ------------------------------------------------------------------
+    # -- bookkeeping at the top of a step, in this order -----------------------------------------------------
 
     def _decide(self) -> None:
-        """The clock's decision, when one is due at this step: on disk before it acts; replayed when it was taken before."""
+        """The clock's decision, when one is due: on disk before it acts, replayed when it was taken before."""
         if self.schedule.next is None or self.step < self.schedule.next:
             if self.step == self.began + 1:
                 self.clock.look(self.step)  # the first step pays for compilation and caches
@@ -193,12 +195,12 @@ class _Trainer:
         return max(0.0, left - aside), self.clock.look(self.step)
 
     def _evaluation_points(self) -> int:
-        """At most the settings' number, and so few that one batch a side, a third of a step each, keeps within the share."""
+        """At most the settings' number, and so few that two batches of a third of a step each stay within the share."""
         total = self.schedule.total or 1
         return min(self.settings.evaluations, max(1, int(EVALUATION_SHARE * total * 1.5)))
 
     def _evaluate(self) -> bool:
-        """The held-out evaluation, when one is due; False when asked to stop on the way (it is done again on resume)."""
+        """The held-out evaluation, when due; False when asked to stop on the way (it is done again on resume)."""
         total, points = self.schedule.total, self._evaluation_points()
         if self.watch is None or not due(self.step, total, points, self.evaluations):
             return True
@@ -272,7 +274,7 @@ class _Trainer:
             self._lose_patience(norms)
 
     def _lose_patience(self, norms: list[float]) -> None:
-        """After several steps in a row that were not finite: back to the last scheduled checkpoint's weights, at half the rate."""
+        """After several bad steps in a row: back to the last scheduled checkpoint's weights, at half the rate."""
         worst = 0
         for norm in norms:
             self.streak = self.streak + 1 if norm == float("inf") else 0
@@ -294,7 +296,7 @@ class _Trainer:
         text = f"weights of step {saved.step} restored, learning rate halved"
         self._event({"kind": "rollback", "step": self.step, "to": saved.step, "rate": self.rate, "text": text})
 
-    # -- the end ----------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def _finish(self) -> bool:
         """Choose the weights to ship and save; False when asked to stop on the way."""
@@ -323,7 +325,6 @@ class _Trainer:
         chosen = self.finished or {"width": self.settings.ship, "best_step": None}
         shipped = self.best if chosen["best_step"] is not None else self.ema.weights(chosen["width"])
         load_weights(self.shadow, shipped)
-        self.feed.close()
         return Result(
             model=self.shadow,
             interrupted=interrupted,
@@ -338,7 +339,7 @@ class _Trainer:
             checkpoint=self.checkpoint,
         )
 
-    # -- telling --------------------------------------------------------------------------------------------------------
+    # -- telling ---------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         self.hooks.on_start(
@@ -365,10 +366,10 @@ class _Trainer:
         """Something the user should read that is no part of the run's history."""
         self.hooks.on_event({"kind": "notice", "step": self.step, "text": text})
 
-    # -- saving and restoring ---------------------------------------------------------------------------------------------
+    # -- saving and restoring --------------------------------------------------------------------------------
 
     def _save(self, scheduled: bool, must: bool = False) -> None:
-        """A checkpoint; when the disk is full the run goes on and says so, unless this is the last chance (``must``)."""
+        """A checkpoint; when the disk is full the run says so and goes on, unless this is the last one (``must``)."""
         with self.clock.aside("save"):
             self.saved_at = self.clock.elapsed()
             tensors, plain = disk.flatten_optimiser(self.optimiser)
@@ -408,7 +409,7 @@ class _Trainer:
         self._restore_weights(saved)
         for name in _COUNTERS:
             setattr(self, name, meta[name])
-        self.logged_at = tuple(self.logged_at)
+        self.logged_at = (meta["logged_at"][0], meta["logged_at"][1])
         self.schedule = replace(self.schedule, **meta["schedule"])
         self.finished = meta["finished"]
         self.best = {n: t.to(self.device) for n, t in saved.groups["best"].items()}

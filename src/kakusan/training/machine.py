@@ -37,7 +37,7 @@ def machine(device: torch.device, flush_denormal: bool) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws that networks make by themselves (dropout) as a function of ``seed``; the caller's random state is untouched."""
+    """Make a network's own draws (dropout) a function of ``seed``; the caller's random state is untouched."""
     devices = [] if device.type == "cpu" else [device.index or 0]
     with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
         torch.manual_seed(seed)

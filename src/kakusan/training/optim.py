@@ -7,7 +7,7 @@ U S V^T, found by a Newton-Schulz iteration. First and last layers, embeddings, 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,37 +19,38 @@ from kakusan.part import KakusanError, Part
 __all__ = ["AdamW", "Muon", "Optim", "Optimiser", "hidden_names", "orthogonalise"]
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steepest at 0, singular values end within about [0.7, 1.2]
-SKIPS_ON_DEVICE = ("cpu", "cuda")  # elsewhere the flag is read by the host
+TINY = 1e-7  # keeps the norm of a zero matrix from dividing by zero
 
 
-def orthogonalise(x: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices by ``X <- a X + b (X X^T) X + c (X X^T)^2 X`` from ``X / |X|_F``.
+def orthogonalise(x: Tensor, iterations: int = 5, scale: float = 1.0) -> Tensor:
+    """``scale`` times the nearest orthogonal matrices: ``X <- a X + b (X X^T) X + c (X X^T)^2 X`` from ``X / |X|``.
 
     x (n, rows, cols), a stack; returns the same shape and dtype, singular values in about [0.7, 1.2] (a zero matrix
-    stays zero). bf16 on CUDA; in fp32 wide matrices iterate on their Gram matrix alone, which is the same polynomial
+    stays zero). bf16 on CUDA; elsewhere wide matrices iterate on their Gram matrix alone, which is the same polynomial
     for less than half of the arithmetic. Source: Jordan et al. 2024, "Muon".
     """
     if x.shape[-2] > x.shape[-1]:
-        return orthogonalise(x.mT, iterations).mT
-    y = x.bfloat16() if x.is_cuda else x
-    y = y / (torch.linalg.matrix_norm(y, keepdim=True) + 1e-7)
-    wide = x.shape[-1] >= 2 * x.shape[-2]
-    steps = _gram_steps if wide and y.dtype != torch.bfloat16 else _plain_steps
-    return steps(y, iterations).to(x.dtype)
+        return orthogonalise(x.mT, iterations, scale).mT
+    if not x.is_cuda and x.shape[-1] >= 2 * x.shape[-2]:
+        return _gram_steps(x, iterations, scale)
+    return _plain_steps(x.bfloat16() if x.is_cuda else x, iterations).to(x.dtype) * scale
 
 
 def _plain_steps(x: Tensor, iterations: int) -> Tensor:
     a, b, c = QUINTIC
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + TINY)
     for _ in range(iterations):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
 
 
-def _gram_steps(x: Tensor, iterations: int) -> Tensor:
-    """Every iterate is Q X0 with Q a polynomial in G = X0 X0^T: iterate on rows x rows matrices, multiply by X0 once."""
+def _gram_steps(x: Tensor, iterations: int, scale: float = 1.0) -> Tensor:
+    """Every iterate is Q X, Q a polynomial in G = X X^T: iterate on rows x rows matrices and pass over X only twice."""
     a, b, c = QUINTIC
     gram = x @ x.mT
+    norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].sqrt() + TINY
+    gram /= norm**2
     product: Tensor | None = None
     for i in range(iterations):
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -57,7 +58,8 @@ def _gram_steps(x: Tensor, iterations: int) -> Tensor:
         product = factor if product is None else factor @ product
         if i + 1 < iterations:
             gram = factor @ gram @ factor
-    return x if product is None else product @ x
+    assert product is not None
+    return (product * (scale / norm)) @ x
 
 
 def hidden_names(model: nn.Module) -> set[str]:
@@ -89,14 +91,15 @@ class Optimiser(torch.optim.Optimizer):
     All state is made at construction, so that a restored optimiser is exactly the one that was saved.
     """
 
-    def __init__(self, hidden: list[Tensor], rest: list[Tensor], settings: dict[str, Any]) -> None:
-        muon = {"method": "muon", "params": hidden, "lr": settings.get("lr", 0.0)}
-        adamw = {"method": "adamw", "params": rest, "lr": settings["lr_rest"]}
+    def __init__(self, hidden: Sequence[Tensor], rest: Sequence[Tensor], settings: dict[str, Any]) -> None:
+        muon = {"method": "muon", "params": list(hidden), "lr": settings.get("lr", 0.0)}
+        adamw = {"method": "adamw", "params": list(rest), "lr": settings["lr_rest"]}
         groups = [g | {"initial_lr": g["lr"]} for g in (muon, adamw) if g["params"]]
         super().__init__(groups, {k: v for k, v in settings.items() if k not in ("lr", "lr_rest")})
         self._stacks: dict[tuple[int, int], list[Tensor]] = {}
         for p in hidden:
-            self._stacks.setdefault(tuple(_matrix(p, p).shape), []).append(p)
+            rows, cols = _matrix(p, p).shape
+            self._stacks.setdefault((rows, cols), []).append(p)
         for shape, params in self._stacks.items():
             self.state[params[0]]["momentum"] = torch.zeros(len(params), *shape, device=params[0].device)
         for p in rest:
@@ -104,9 +107,9 @@ class Optimiser(torch.optim.Optimizer):
             self.state[p].update(step=torch.zeros((), device=p.device), exp_avg=zeros, exp_avg_sq=zeros.clone())
 
     @torch.no_grad()
-    def step(self, closure: None = None, finite: Tensor | None = None) -> None:
-        """Move the weights; where ``finite`` (a boolean scalar on the device) is False, weights and state stay as they are."""
-        if finite is not None and finite.device.type not in SKIPS_ON_DEVICE:
+    def step(self, closure: None = None, finite: Tensor | None = None) -> None:  # type: ignore[override]
+        """Move the weights; where ``finite`` (a boolean scalar on the device) is False, nothing changes."""
+        if finite is not None and not finite.is_cuda:  # a flag on the CPU costs nothing to read; on CUDA it would wait
             if not bool(finite):
                 return
             finite = None
@@ -123,13 +126,14 @@ class Optimiser(torch.optim.Optimizer):
             [torch.zeros_like(v) if p.grad is None else _matrix(p.grad, p) for p, v in zip(params, views)]
         )
         momentum: Tensor = self.state[params[0]]["momentum"]
-        weight = torch.full((), 1 - group["momentum"], device=grads.device)
-        if finite is not None:
+        if finite is None:
+            momentum.lerp_(grads, 1 - group["momentum"])
+        else:
             grads = torch.where(finite, grads, 0.0)
-            weight = weight * finite
-        momentum.lerp_(grads, weight)
+            momentum.lerp_(grads, finite * (1 - group["momentum"]))
         ahead = torch.lerp(grads, momentum, group["momentum"]) if group["nesterov"] else momentum
-        update = orthogonalise(ahead, group["iterations"]) * max(1.0, views[0].shape[0] / views[0].shape[1]) ** 0.5
+        scale = max(1.0, views[0].shape[0] / views[0].shape[1]) ** 0.5
+        update = orthogonalise(ahead, group["iterations"], scale)
         if group["decay"]:
             update = update.add_(torch.stack(views), alpha=group["decay"])
         if finite is not None:
@@ -159,8 +163,8 @@ class Optimiser(torch.optim.Optimizer):
 
 
 def _matrix(value: Tensor, like: Tensor) -> Tensor:
-    """A view (out, in * h * w) in the memory order of parameter ``like``: column order does not matter to orthogonality."""
-    order = sorted(range(1, like.ndim), key=lambda d: -like.stride(d))
+    """A view (out, in * h * w) in the memory order of parameter ``like``: the order of columns does not matter."""
+    order = sorted(range(1, like.ndim), key=like.stride, reverse=True)
     return value.permute(0, *order).flatten(1) if like.ndim > 2 else value
 
 
@@ -192,10 +196,10 @@ class Muon(Optim):
         _check(lr=lr, lr_rest=lr_rest)
         if iterations < 1:
             raise KakusanError(f"iterations = {iterations}: the Newton-Schulz iteration needs at least 1 (5 is usual)")
-        self.settings = dict(
-            lr=lr, lr_rest=lr_rest, momentum=momentum, nesterov=nesterov, iterations=iterations,
-            betas=tuple(betas), eps=eps, decay=decay, decay_rest=decay_rest,
-        )  # fmt: skip
+        self.settings = {
+            "lr": lr, "lr_rest": lr_rest, "momentum": momentum, "nesterov": nesterov, "iterations": iterations,
+            "betas": tuple(betas), "eps": eps, "decay": decay, "decay_rest": decay_rest,
+        }  # fmt: skip
 
     def build(self, model: nn.Module) -> Optimiser:
         """The optimiser of the model's trainable parameters, in their present device and memory format."""
@@ -218,7 +222,7 @@ class AdamW(Optim):
         decay: float = 0.0,
     ) -> None:
         _check(lr=lr)
-        self.settings = dict(lr_rest=lr, betas=tuple(betas), eps=eps, decay_rest=decay)
+        self.settings = {"lr_rest": lr, "betas": tuple(betas), "eps": eps, "decay_rest": decay}
 
     def build(self, model: nn.Module) -> Optimiser:
         """The optimiser of the model's trainable parameters, in their present device and memory format."""

@@ -23,10 +23,10 @@ CLOSEST = 4  # no decision is worth making fewer steps than this before the end
 
 @dataclass
 class Schedule:
-    """Warm-up, stable, decay: ``factor(step) = min(1, (step + 1)/(warmup + 1)) shape(u)``, u the share of the cool-down gone.
+    """Warm-up, stable, decay: ``min(1, (step + 1)/(warmup + 1)) shape(u)``, u the share of the cool-down gone.
 
-    A decision ("pace" event) sets the run's length and the start of the cool-down. Once the cool-down has begun, a decision
-    changes only how fast the rest of it goes: the rate never jumps. Without ``total`` the rate stays.
+    A decision ("pace" event) sets the run's length and the start of the cool-down. Once the cool-down has begun, a
+    decision changes only how fast the rest of it goes: the rate never jumps. Without ``total`` the rate stays.
     """
 
     warmup: int
@@ -60,7 +60,7 @@ class Schedule:
         return min(1.0, (step + 1) / (self.warmup + 1)) * SHAPES[self.shape](self.share(step))
 
     def decide(self, step: int, seconds_left: float, pace: float) -> dict[str, Any]:
-        """The event that fits the rest of the run into the time left at ``pace`` seconds a step; it acts when applied."""
+        """The event that fits the rest of the run into the time left, ``pace`` seconds a step; it acts when applied."""
         rest = max(1, int(seconds_left / max(pace, 1e-9)))  # at least the step at hand
         total = step + rest
         if self.cool is not None and step >= self.cool:
@@ -133,7 +133,7 @@ class Clock:
 def due(step: int, total: int | None, points: int, done: int, power: float = 1.0) -> bool:
     """Whether one of ``points`` moments, at ``(i/points)^power`` of the run, has come and was not acted on yet.
 
-    power 1 spreads them evenly, 2 puts more of them early. It depends on steps alone, so that a resumed run does the same.
+    power 1 spreads them evenly, 2 puts more of them early. Steps alone decide, so that a resumed run does the same.
     """
     if total is None or done >= points or step == 0:
         return False

@@ -17,10 +17,10 @@ class Training(Part):
     """How a model is trained.
 
     ``batch`` pictures a step; the run ends after ``steps`` steps, or is planned by the clock to end after ``minutes``
-    (exactly one of them is given). The learning rate rises over ``warmup`` steps, stays, and falls to zero over the last
-    ``cooldown`` of the run along ``shape`` (warm-up, stable, decay: Hu et al. 2024; "sqrt" is Haegele et al. 2024).
-    ``ema``: relative widths of the averages, updated every ``ema_every`` steps. ``clip``: largest norm of the gradient.
-    ``held_out``: whether pictures kept aside, when there are some, are watched. ``previews``: how often samples are drawn.
+    (exactly one of them is given). The learning rate rises over ``warmup`` steps, stays, and falls to zero over the
+    last ``cooldown`` of the run along ``shape`` (warm-up, stable, decay: Hu et al. 2024; "sqrt": Haegele et al. 2024).
+    ``ema``: relative widths of the averages, updated every ``ema_every`` steps. ``clip``: largest norm of the
+    gradient. ``held_out``: whether pictures kept aside are watched. ``previews``: how often samples are drawn.
     ``precision``: "auto" is bf16 autocast on a GPU that has it and fp32 on a CPU.
     """
 
@@ -75,7 +75,7 @@ class Training(Part):
 
     @property
     def ship(self) -> float:
-        """The width of the average that is drawn from during the run, and shipped where nothing is held out to choose by."""
+        """The width of the average drawn from during the run, and shipped where nothing is held out to choose by."""
         return self.ema[len(self.ema) // 2]
 
 

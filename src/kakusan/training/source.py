@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import re
 import zipfile
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,13 @@ import numpy as np
 from kakusan.domains.domain import Record
 from kakusan.domains.picture import PictureError, decode
 from kakusan.part import KakusanError
+from kakusan.training.arrays import ArrayStore, idx_array, npz_array, pictures_of
+from kakusan.training.metadata import Metadata, Texts, sorted_classes
 from kakusan.training.store import (
-    ArrayStore,
     FolderStore,
     Names,
     Store,
     ZipStore,
-    find_hashes,
-    idx_array,
-    npz_array,
-    pictures_of,
     short_hash,
 )
 
@@ -41,31 +36,14 @@ _LABEL_KEYS = {
     "train": ("labels", "y", "y_train", "train_labels", "label", "targets", "arr_1"),
     "test": ("y_test", "test_labels"),
 }
-_FASHION = "T-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot".split()
-
-
-class Texts:
-    """One caption a row, or None, in a few bytes more than the text itself."""
-
-    def __init__(self, names: Names, at: np.ndarray) -> None:
-        self._names, self._at = names, at
-
-    def __len__(self) -> int:
-        return len(self._at)
-
-    def __getitem__(self, i: int) -> str | None:
-        at = int(self._at[i])
-        return None if at < 0 else self._names[at]
-
-    def subset(self, rows: np.ndarray) -> Texts:
-        return Texts(self._names, self._at[rows])
+_FASHION = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"]
 
 
 class Source:
     """A data set's entries: ``name(i)``, ``read(i)``, ``labels`` (int32, -1 = none) with ``classes``, ``texts``.
 
-    ``split`` is the part in use, ``splits`` all there are; ``split_of`` gives each row's index in ``splits`` when the split is "all".
-    ``notes`` are lines worth showing: what was taken, what was left out.
+    ``split`` is the part in use, ``splits`` all there are; ``split_of`` gives each row's index in ``splits`` when
+    the split is "all". ``notes`` are lines worth showing: what was taken, what was left out.
     """
 
     def __init__(self, store: Store, rows: np.ndarray | None = None) -> None:
@@ -122,7 +100,7 @@ class Source:
                 return
 
     def fingerprint(self) -> str:
-        """sha256 over every entry's path, size and mtime in ns (zip members: checksum and size); read afresh each time."""
+        """sha256 over every entry's path, size and mtime in ns (zip: checksum and size); read afresh each time."""
         digest = hashlib.sha256(self.store.identity())
         if isinstance(self.store, ArrayStore):
             digest.update(np.ascontiguousarray(self._rows if self._rows is not None else len(self)).tobytes())
@@ -153,10 +131,11 @@ class Source:
 
 
 def open_source(path: str | Path, labels: str = "auto", split: str | None = None) -> Source:
-    """The data set at a path: a folder, a zip, a ``.npz``/``.npy``, IDX files or a folder of them; ``DATA:SPLIT`` names a split.
+    """The data set at a path: folder, zip, ``.npz``, ``.npy``, IDX files; ``DATA:SPLIT`` names a split.
 
-    ``labels``: "folders" (each folder is a class), "metadata" (metadata.jsonl), "none", or "auto": metadata where it has labels, else
-    folders where pictures lie in at least two of them and classes are few. ``split``: a name, "all", or None for the training split.
+    ``labels``: "folders" (each folder is a class), "metadata" (metadata.jsonl), "none", or "auto": metadata where
+    it has labels, else folders where pictures lie in at least two of them and classes are few. ``split``: a name,
+    "all", or None for the training split.
     """
     if labels not in _LABELS:
         raise KakusanError(f"labels is {labels!r}; it is one of {', '.join(_LABELS)}")
@@ -274,7 +253,7 @@ def _with_metadata(source: Source, labels: str) -> Source:
     """Rows, labels and captions from ``metadata.jsonl`` files (the Hugging Face imagefolder convention)."""
     table = np.fromiter((short_hash(source.name(i)) for i in range(len(source))), np.uint64, len(source))
     order = np.argsort(table)
-    found = _Metadata(table, order)
+    found = Metadata(table, order)
     for name in source.store.side:
         text = source.store.read_side(name)
         if text is not None:
@@ -293,58 +272,10 @@ def _with_metadata(source: Source, labels: str) -> Source:
         kept.texts = Texts(found.texts, np.array(found.text_at, np.int32)[where])
     values = np.array(found.label_at, np.int32)[where]
     if labels in ("auto", "metadata") and (values >= 0).any():
-        kept.labels, kept.classes = _ordered(values, list(found.labels))
+        kept.labels, kept.classes = sorted_classes(values, list(found.labels))
     elif labels == "metadata":
         raise KakusanError(f'{source.path}: labels="metadata", but metadata.jsonl has no "label"')
     return kept
-
-
-class _Metadata:
-    """The lines of metadata files, matched with the pictures they name through 64-bit hashes."""
-
-    def __init__(self, table: np.ndarray, order: np.ndarray) -> None:
-        self.table, self.order = table, order
-        self.rows, self.text_at, self.label_at = array("q"), array("i"), array("i")
-        self.texts, self.labels = Names(), dict[Any, int]()
-        self.missing, self.first_missing = 0, ""
-
-    def read(self, text: bytes, name: str, path: Path) -> None:
-        folder = name.rpartition("/")[0]
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-                file = entry["file_name"]
-            except (ValueError, KeyError, TypeError):
-                raise KakusanError(f'{path}/{name}, line {number}: needs one JSON object with "file_name"') from None
-            full = f"{folder}/{file}" if folder else str(file)
-            at = int(find_hashes(self.table, self.order, np.array([short_hash(full)], np.uint64))[0])
-            if at < 0:
-                self.missing += 1
-                self.first_missing = self.first_missing or full
-                continue
-            self._add(at, entry, f"{path}/{name}, line {number}")
-
-    def _add(self, at: int, entry: dict[str, Any], where: str) -> None:
-        self.rows.append(at)
-        text = next((entry[k] for k in ("text", "caption", "prompt") if entry.get(k) is not None), None)
-        self.text_at.append(-1 if text is None else len(self.texts))
-        if text is not None:
-            self.texts.append(str(text[0] if isinstance(text, list) and text else text))
-        label = next((entry[k] for k in ("label", "class") if entry.get(k) is not None), None)
-        if not isinstance(label, (str, int, type(None))):
-            raise KakusanError(f"{where}: label is {label!r}; it is one word or number")
-        self.label_at.append(-1 if label is None else self.labels.setdefault(label, len(self.labels)))
-
-
-def _ordered(values: np.ndarray, labels: list[Any]) -> tuple[np.ndarray, list[str]]:
-    """Classes sorted (numbers by value), and the indices that follow from it."""
-    numeric = all(isinstance(v, int) for v in labels)
-    order = sorted(range(len(labels)), key=lambda i: labels[i] if numeric else str(labels[i]))
-    rank = np.empty(len(labels) + 1, np.int32)
-    rank[order], rank[-1] = np.arange(len(labels)), -1
-    return rank[values], [str(labels[i]) for i in order]
 
 
 def _captions(source: Source) -> Texts | None:

@@ -1,7 +1,7 @@
-"""Exact training state on disk: atomic checkpoints of safetensors and JSON, verified by SHA-256 before anything is used.
+"""Exact training state on disk: atomic checkpoints of safetensors and JSON, verified by SHA-256 before use.
 
-``state/save-00007/`` holds one safetensors file a group of tensors, ``state.json`` and ``manifest.json`` (sizes and hashes, and a
-hash of itself). A checkpoint is written under another name, synced, then renamed: it exists whole or not at all.
+``state/save-00007/`` holds one safetensors file a group of tensors, ``state.json`` and ``manifest.json`` (sizes, hashes
+and a hash of itself). A checkpoint is written under another name, synced, then renamed: it exists whole or not at all.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Saved:
 
 
 def save(folder: Path, step: int, groups: Groups, meta: dict[str, Any], scheduled: bool = True) -> Path:
-    """Write a checkpoint into ``folder`` atomically and drop old ones; raises DiskFull with the number of bytes it needs.
+    """Write a checkpoint into ``folder`` atomically and drop old ones; raises DiskFull with the bytes it needs.
 
-    ``scheduled``: what a roll-back returns to; checkpoints that an interruption asked for are not, so that a run that was
-    interrupted rolls back to where an uninterrupted one would.
+    ``scheduled``: what a roll-back returns to; checkpoints that an interruption asked for are not, so that a run that
+    was interrupted rolls back to where an uninterrupted one would.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _clear_unfinished(folder)
@@ -79,7 +79,7 @@ def save(folder: Path, step: int, groups: Groups, meta: dict[str, Any], schedule
 def load(folder: Path, say: Callable[[str], None], scheduled: bool = False) -> Saved | None:
     """The newest whole checkpoint, None where there never was one; every damaged one is named through ``say``.
 
-    ``scheduled``: only those that a roll-back may return to. Raises KakusanError when there are checkpoints and none is whole.
+    ``scheduled``: only those a roll-back may return to. Raises KakusanError when there are some and none is whole.
     """
     found = sorted(_checkpoints(folder), key=_serial, reverse=True)
     damage = _missing_newest(folder, found)
@@ -100,7 +100,7 @@ def load(folder: Path, say: Callable[[str], None], scheduled: bool = False) -> S
 
 
 def flatten_optimiser(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as named tensors (``index/key``) and plain data (groups, without the learning rates' tensors)."""
+    """An optimiser's state as named tensors (``index/key``) and plain data (its groups' settings)."""
     state = optimiser.state_dict()
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
@@ -112,7 +112,7 @@ def flatten_optimiser(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 
 @torch.no_grad()
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """Put back what ``flatten_optimiser`` gave, in place: device, dtype and memory format stay the live optimiser's own.
+    """Put back what ``flatten_optimiser`` gave, in place: device and memory format stay the live optimiser's own.
 
     Raises KakusanError when a tensor is missing, left over or of another shape.
     """

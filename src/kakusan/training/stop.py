@@ -11,7 +11,7 @@ __all__ = ["Stop"]
 
 
 class Stop:
-    """``with Stop() as stop: ... if stop(): save and return``. Nothing is done inside the handler: saving there can hang.
+    """``with Stop() as stop: ... if stop(): save and return``; nothing is saved inside the handler: that can hang.
 
     Outside the main thread no handler can be installed: the flag is then set by ``request()`` alone.
     """

@@ -69,8 +69,8 @@ class Meter:
 class Watch:
     """Follows held-out against training loss on fixed pictures and fixed noise, and remembers the best point.
 
-    A score is the loss at lam > -1 relative to the first evaluation's, so that every level counts alike. ``overfit`` is set
-    when the held-out score has been worse than its best twice in a row while the training score went on falling.
+    A score is the loss at lam > -1 relative to the first evaluation's, so that every level counts alike. ``overfit`` is
+    set when the held-out score was worse than its best twice in a row while the training score went on falling.
     """
 
     def __init__(self, terms: Terms, data: HeldOut, device: torch.device) -> None:
