@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -305,6 +307,11 @@ def test_the_second_signal_exits() -> None:
         with pytest.raises(SystemExit) as caught:
             os.kill(os.getpid(), signal.SIGTERM)
     assert caught.value.code == 128 + signal.SIGTERM
+
+
+def test_denormals_are_flushed_in_every_thread_when_asked_first() -> None:
+    code = "from kakusan.training.machine import flush_denormals; assert flush_denormals(); assert flush_denormals()"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # -- what is not finite ----------------------------------------------------------------------------------

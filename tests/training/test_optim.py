@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,15 @@ from torch import nn
 from kakusan.part import KakusanError
 from kakusan.training.optim import AdamW, Muon, Optimiser, _gram_steps, _plain_steps, hidden_names, orthogonalise
 from kakusan.training.state import flatten_optimiser, restore_optimiser
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Operations this small only lose by sharing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Toy(nn.Module):

@@ -159,7 +159,9 @@ def _samples(page: Report, run: RunDir, loaded: Loaded, samples: Sequence[Sample
     grids = sorted(run.samples.glob("step-*.png"))
     if grids:
         over = page.section("Over time", "The same seeds, drawn by the averaged weights as training went on.")
-        over.pictures([Pil.open(p) for p in grids], [f"step {int(p.stem.split('-')[1]):,}" for p in grids], alt="preview", scale=1)
+        over.pictures(
+            [Pil.open(p) for p in grids], [f"step {int(p.stem.split('-')[1]):,}" for p in grids], alt="preview", scale=1
+        )
 
 
 def _curves(page: Report, run: RunDir) -> None:
@@ -261,7 +263,7 @@ def _reverse(page: Report, samples: Sequence[Sample]) -> None:
 
 def _speed(page: Report, run: RunDir) -> None:
     train = rows(run.log, "train")
-    if len(train) > 2:
+    if train:
         section = page.section("Speed")
         seconds = [r["seconds"] / 60 for r in train]
         rate = [r["pictures_per_second"] or float("nan") for r in train]

@@ -124,7 +124,7 @@ def _planned(
             tree["training"] |= {"steps": None, "minutes": None}
         tree["training"] |= wanted
         tree["model"]["domain"] = project.domain.spec()
-        tree = recipes.override(tree, late)
+        tree = recipes.fit_ports(recipes.override(tree, late))
         if tree["training"].get("steps") is not None and not (minutes is not None):
             tree["training"]["minutes"] = None
         return tree

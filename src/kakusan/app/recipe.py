@@ -14,7 +14,7 @@ import tomli_w
 from kakusan.catalog import find
 from kakusan.part import KakusanError
 
-__all__ = ["SECTIONS", "fill", "merge", "override", "read", "write"]
+__all__ = ["SECTIONS", "fill", "fit_ports", "merge", "override", "read", "write"]
 
 SECTIONS = ("data", "model", "training")
 _LIMIT = 1 << 20  # bytes
@@ -108,6 +108,15 @@ def override(tree: Tree, assignments: Iterable[str]) -> Tree:
                 del node[stale]
         node[names[-1]] = value
     return out
+
+
+def fit_ports(tree: Tree) -> Tree:
+    """The network's vector port as wide as the conditions that enter through it."""
+    widths = [int(encoder.get("dim", 0)) for encoder in tree["model"].get("encoders", {}).values()]
+    net = tree["model"]["denoiser"]["net"]
+    if "vector" in find(net["kind"], "model.denoiser.net").signature().parameters:
+        net["vector"] = sum(widths)
+    return tree
 
 
 def _expand(path: str) -> str:

@@ -62,11 +62,14 @@ def run(
     raw weights; the ones to ship are in the result. Raises KakusanError when the run can not go on, DiskFull when its
     last save fails.
     """
-    with nullcontext(stop) if stop else Stop() as flag, machine(torch.device(device), settings.flush_denormal):
+    with (
+        nullcontext(stop) if stop else Stop() as flag,
+        machine(torch.device(device), settings.flush_denormal) as flushed,
+    ):
         trainer = _Trainer(model, batches, settings, Path(run_dir), torch.device(device), hooks or Hooks(), flag)
         trainer.watch = _watch(trainer, held_out) if settings.held_out else None
         trainer.clock = Clock(spent, now)
-        trainer.reserve = reserve
+        trainer.reserve, trainer.flushed = reserve, flushed
         return trainer.run(resume)
 
 
@@ -76,6 +79,7 @@ class _Trainer:
     watch: Watch | None
     clock: Clock
     reserve: float
+    flushed: bool
 
     def __init__(
         self,
@@ -392,6 +396,7 @@ class _Trainer:
             "schedule": self.schedule.state(),
             "elapsed": self.clock.elapsed(),
             "random": {"seed": self.settings.seed, "next": self.feed.fingerprint(self.step)},
+            "flushed": self.flushed,
             "ema_last": self.ema.last,
             "watch": self.watch.state() if self.watch else None,
             "finished": self.finished,
@@ -406,6 +411,8 @@ class _Trainer:
                 f"{saved.path}: its random state is {'of another seed or other data' if random else 'missing'}; "
                 f"resume needs the same data, batch and seed (seed {random.get('seed')})"
             )
+        if meta["flushed"] != self.flushed:
+            self._notice("denormal numbers are treated otherwise than before the interruption: last digits may differ")
         self._restore_weights(saved)
         for name in _COUNTERS:
             setattr(self, name, meta[name])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["autocast", "machine", "seeded", "wait"]
+__all__ = ["autocast", "flush_denormals", "machine", "seeded", "wait"]
 
 
 def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[Any]]:
@@ -19,20 +19,28 @@ def autocast(device: torch.device, precision: str) -> Callable[[], AbstractConte
     return nullcontext
 
 
+def flush_denormals() -> bool:
+    """Count denormal numbers as zero; whether every thread of the pool does so.
+
+    The switch belongs to a thread and is inherited by those it starts: call this before torch computes anything, or
+    threads that wait already keep their own setting (slower where denormals occur, and other last digits).
+    """
+    torch.set_flush_denormal(True)
+    tiny = torch.full((torch.get_num_threads() * 65536,), 1e-20)
+    return not bool((tiny * tiny).view(torch.int32).any())
+
+
 @contextmanager
-def machine(device: torch.device, flush_denormal: bool) -> Iterator[None]:
-    """Process-wide switches, for the length of the run: denormals as zero, TF32 products on a GPU."""
+def machine(device: torch.device, flush: bool) -> Iterator[bool]:
+    """TF32 products on a GPU for the length of the run, and denormals for good; gives whether all are flushed."""
     before = torch.get_float32_matmul_precision()
-    if flush_denormal:
-        torch.set_flush_denormal(True)
+    flushed = flush_denormals() if flush else False
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     try:
-        yield
+        yield flushed
     finally:
         torch.set_float32_matmul_precision(before)
-        if flush_denormal:
-            torch.set_flush_denormal(False)
 
 
 @contextmanager
