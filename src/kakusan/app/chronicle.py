@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image as Pil
 
-from kakusan.app import sheet
+from kakusan.app import sampler, sheet
 from kakusan.app.loaded import Loaded, Sample
 from kakusan.app.project import Project
 from kakusan.app.rundir import RunDir
@@ -29,25 +30,60 @@ from kakusan.evaluation.health import Finding
 from kakusan.evaluation.memorisation import Copying
 from kakusan.report import Report, Series
 from kakusan.training.hooks import Hooks
+from kakusan.training.machine import wait
 
 __all__ = ["Chronicle", "final_samples", "write_report"]
 
-PREVIEW = 16  # samples a preview
+PREVIEW = 16  # samples a preview, at most
 PREVIEW_STEPS = 12
-FINAL = 64
+FINAL = 64  # samples at the end, at most
+SHARE = 0.04  # of the time asked may go into the samples at the end, and half of that into previews
 
 
 def memory() -> int:
-    """The most memory this process has had, in bytes."""
+    """The most memory this process has had, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many samples fit the time: ``preview`` each time, ``final`` at the end, which ``reserve`` seconds are for."""
+
+    preview: int
+    final: int
+    reserve: float
+
+    @classmethod
+    def of(cls, model: Model, project: Project, minutes: float | None) -> Budget:
+        """Measured: one evaluation of the network on a few pictures."""
+        device = next(model.parameters()).device
+        x = project.some(8).to(device)
+        t = torch.tensor(0.5, dtype=torch.float64)
+        cond = model.cond({}, {}, len(x))
+        with torch.no_grad():
+            model.denoiser(x, t, cond)
+            begun = time.perf_counter()
+            model.denoiser(x, t, cond)
+            wait(device)
+        each = (time.perf_counter() - begun) / len(x)
+        settled = sampler.defaults(model)
+        evaluations = int(settled["steps"]) * (2 if settled["solver"]["kind"] == "solver/heun" else 1)
+        time_left = SHARE * 60 * (minutes or 30)
+        final = int(min(FINAL, max(4, time_left / (each * evaluations) - 1)))
+        preview = int(min(PREVIEW, max(2, time_left / 2 / 12 / (each * PREVIEW_STEPS))))
+        return cls(preview, final, 2.0 + 1.2 * each * evaluations * (final + 1))
 
 
 class Chronicle(Hooks):
     """Hooks of the training loop: the progress line, and a grid of the same seeds over time."""
 
-    def __init__(self, run: RunDir, project: Project, progress: Progress, device: torch.device) -> None:
-        self.run, self.project, self.progress, self.device = run, project, progress, device
+    def __init__(self, run: RunDir, project: Project, progress: Progress, budget: Budget) -> None:
+        self.run, self.project, self.progress, self.budget = run, project, progress, budget
         self.warnings: list[str] = []
         self.minutes: float | None = None
         self.total: int | None = None
@@ -76,24 +112,24 @@ class Chronicle(Hooks):
 
     def on_preview(self, step: int, model: Model) -> None:
         loaded = Loaded(model, {})
-        samples = loaded.draw(preview_request(loaded, PREVIEW, PREVIEW_STEPS))
+        samples = loaded.draw(preview_request(loaded, self.budget.preview, PREVIEW_STEPS, 0.0))
         self.run.samples.mkdir(exist_ok=True)
         grid = sheet.grid([s.data for s in samples], columns=8)
         sheet.save(grid, self.run.samples / f"step-{step:06d}.png")
 
 
-def preview_request(loaded: Loaded, count: int, steps: int | None = None) -> Request:
+def preview_request(loaded: Loaded, count: int, steps: int | None = None, eta: float | None = None) -> Request:
     """Fixed seeds, classes in turn."""
     cond: dict[str, list[Any]] = {}
     if loaded.classes:
         cond["label"] = [i % len(loaded.classes) for i in range(count)]
-    return Request(seeds=list(range(count)), cond=cond, steps=steps)
+    return Request(seeds=list(range(count)), cond=cond, steps=steps, eta=eta)
 
 
-def final_samples(loaded: Loaded) -> list[Sample]:
+def final_samples(loaded: Loaded, count: int = FINAL) -> list[Sample]:
     """The samples at the end of a run, the first of them with its reverse process."""
     filmed = loaded.draw(preview_request(loaded, 1), film=True)
-    samples = loaded.draw(preview_request(loaded, FINAL))
+    samples = loaded.draw(preview_request(loaded, count))
     samples[0].frames = filmed[0].frames
     return samples
 
@@ -158,6 +194,7 @@ def _samples(page: Report, run: RunDir, loaded: Loaded, samples: Sequence[Sample
     section.pictures([s.data for s in samples], labels, alt="samples of the finished model")
     grids = sorted(run.samples.glob("step-*.png"))
     if grids:
+        grids = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, 6).astype(int))]
         over = page.section("Over time", "The same seeds, drawn by the averaged weights as training went on.")
         over.pictures(
             [Pil.open(p) for p in grids], [f"step {int(p.stem.split('-')[1]):,}" for p in grids], alt="preview", scale=1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import torch
 
 from kakusan.app import chronicle, rundir, sheet
 from kakusan.app import recipe as recipes
-from kakusan.app.chronicle import Chronicle
+from kakusan.app.chronicle import Budget, Chronicle
 from kakusan.app.loaded import Loaded, Sample, load, pick_device
 from kakusan.app.project import Project, open_project
 from kakusan.app.rundir import RunDir
@@ -68,7 +69,7 @@ def train(
     start: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
-    """Train a model on the pictures at ``data``, complete after ``minutes`` (10 where neither that nor ``steps`` is given).
+    """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if neither that nor ``steps`` is given).
 
     ``recipe`` (a TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another model's weights.
     """
@@ -88,7 +89,8 @@ def train(
             raise
         note = f"kakusan train {data}: everything that decides this run. Train again with --recipe."
         recipes.write(run.recipe, tree, note)
-        rundir.write_json(run.environment, rundir.environment() | {"device": str(chosen)})
+        about = {"device": str(chosen), "data": project.cache.fingerprint}
+        rundir.write_json(run.environment, rundir.environment() | about)
         return _go(run, project, tree, chosen, shown, False, begun, start)
 
 
@@ -189,7 +191,7 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
     with progress or Progress() as shown:
         folder = rundir.existing(run)
         tree = recipes.read(folder.recipe)
-        if folder.model.is_file():
+        if folder.model.is_file() and folder.report.is_file():
             if minutes is None:
                 raise KakusanError(
                     f"{run}: this run is finished; train it for longer with: kakusan resume {run} --minutes 30"
@@ -197,8 +199,14 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
             return _longer(folder, tree, minutes, shown)
         if minutes is not None:
             raise KakusanError(f"{run}: still unfinished, its length is decided; first: kakusan resume {run}")
+        about = _environment(folder)
+        device = pick_device(str(about.get("device", "auto")))
         project = open_project(tree["data"], shown, tree["model"]["domain"])
-        device = pick_device(_device_of(folder))
+        if about.get("data", project.cache.fingerprint) != project.cache.fingerprint:
+            raise KakusanError(
+                f"{run}: the pictures in {tree['data']['path']} are not those the run began with; put them back as they "
+                f"were, or begin anew from where it is: kakusan train {tree['data']['path']}"
+            )
         return _go(folder, project, tree, device, shown, True, begun, None)
 
 
@@ -212,13 +220,13 @@ def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trai
     return train(tree["data"]["path"], minutes=minutes, out=out, start=folder.path, progress=shown, **data)
 
 
-def _device_of(folder: RunDir) -> str:
-    import json
-
+def _environment(folder: RunDir) -> dict[str, Any]:
+    """What the run was begun on; an empty table where that is not known."""
     try:
-        return str(json.loads(folder.environment.read_text("utf-8")).get("device", "auto"))
+        found = json.loads(folder.environment.read_text("utf-8"))
     except (OSError, ValueError):
-        return "auto"
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _go(
@@ -241,7 +249,8 @@ def _go(
     if start is not None and not again:
         _take_weights(model, start, shown)
     batches = project.batches(training.batch, training.seed, device)
-    hooks = Chronicle(run, project, shown, device)
+    budget = Budget.of(model.to(device), project, training.minutes)
+    hooks = Chronicle(run, project, shown, budget)
     try:
         result = loop.run(
             model,
@@ -253,7 +262,7 @@ def _go(
             held_out=project.held_out(training.batch, training.seed),
             resume=again,
             spent=time.monotonic() - begun if not again else 0.0,
-            reserve=_reserve(tree, project),
+            reserve=budget.reserve,
         )
     finally:
         batches.close()
@@ -261,13 +270,7 @@ def _go(
     if result.interrupted:
         shown.note(f"stopped at step {result.step:,}; everything is saved. Go on with: kakusan resume {run.path}")
         return Trained(run.path, None, None, True)
-    return _finish(run, project, tree, training, result, hooks, shown)
-
-
-def _reserve(tree: Tree, project: Project) -> float:
-    """Seconds to keep for the final samples, the checks and the report: measured about a third of a training step a picture."""
-    limit = tree["training"].get("minutes")
-    return 0.0 if not limit else min(0.1 * 60 * limit, 3.0 + 0.02 * 60 * limit)
+    return _finish(run, project, training, result, hooks, shown)
 
 
 def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:
@@ -285,7 +288,7 @@ def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:
 
 
 def _finish(
-    run: RunDir, project: Project, tree: Tree, training: Training, result: Result, hooks: Chronicle, shown: Progress
+    run: RunDir, project: Project, training: Training, result: Result, hooks: Chronicle, shown: Progress
 ) -> Trained:
     reference = reference_stats(project.some(256))
     summary = _summary(project, training, result, hooks)
@@ -302,7 +305,7 @@ def _finish(
     save_model(run.model, result.model, info)
     shown.note("drawing samples, checking them, writing the report ...")
     loaded = load(run.model, str(next(result.model.parameters()).device))
-    samples = chronicle.final_samples(loaded)
+    samples = chronicle.final_samples(loaded, hooks.budget.final)
     labels = [str(s.label) for s in samples] if loaded.classes else None
     sheet.save(sheet.grid([s.data for s in samples], columns=8, labels=labels), run.path / "grid.png")
     raw = torch.stack([s.raw for s in samples if s.raw is not None])

@@ -19,6 +19,7 @@ from kakusan.core.sample import Step
 from kakusan.domains.domain import Domain, Record
 from kakusan.nets.layers import keep_memory
 from kakusan.part import KakusanError
+from kakusan.training.machine import flush_denormals
 
 __all__ = ["Loaded", "Sample", "load", "pick_device"]
 
@@ -67,8 +68,8 @@ class Sample:
 
 def pick_device(device: str = "auto") -> torch.device:
     """``auto``: CUDA, else MPS, else the CPU; a device that is not there is refused. Prepares the process for heavy work."""
-    torch.set_flush_denormal(True)  # before the first parallel operation: its threads inherit it
     keep_memory()
+    flush_denormals()
     if device == "auto":
         return torch.device(
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -20,6 +20,7 @@ from kakusan.core.model import Model
 from kakusan.core.objective import Objective
 from kakusan.core.rng import Rng
 from kakusan.part import Spec
+from kakusan.training.machine import autocast, wait
 from kakusan.training.optim import Optim
 
 __all__ = ["Facts", "Plan", "make", "time_steps"]
@@ -27,6 +28,8 @@ __all__ = ["Facts", "Plan", "make", "time_steps"]
 NEED = 14_000  # pictures a network of a million parameters should see; grows with the square root of its size
 ROUGH = 12_000  # fewer than this and shapes stay loose, whatever the network
 BATCH = 64
+USED = 0.9  # of the time asked goes into steps, the rest into planning, previews, checks and the report
+FASTER = 1.1  # bf16 is taken where it is this much faster
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def training_spec(facts: Facts, steps: int | None, minutes: float | None, seed: 
             "weight": {"kind": "weight/edm", "sigma_data": facts.sigma_data},
             "dropout": 0.1,
         },
-        "optim": {"kind": "optim/muon"},
+        "optim": {"kind": "optim/muon", "lr": 0.01, "lr_rest": 0.005},
         "batch": min(BATCH, max(4, facts.count)),
         "steps": steps,
         "minutes": minutes,
@@ -130,19 +133,23 @@ def training_spec(facts: Facts, steps: int | None, minutes: float | None, seed: 
     }
 
 
-def time_steps(model: Model, objective: Objective, optim: Optim, batch: Batch, rounds: int = 3) -> float:
+def time_steps(
+    model: Model, objective: Objective, optim: Optim, batch: Batch, precision: str = "auto", rounds: int = 3
+) -> float:
     """Median seconds of a training step, the first (which pays for set-up) left out; the weights are spoilt by it."""
     model.train()
     optimiser = optim.build(model)
     rng = Rng(range(len(batch.x0)), batch.x0.device)
+    cast = autocast(batch.x0.device, precision)
     taken = []
     for step in range(rounds + 1):
         begun = time.perf_counter()
-        objective.loss(model, batch, rng, step).mean().backward()
+        with cast():
+            loss = objective.loss(model, batch, rng, step).mean()
+        loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-        if batch.x0.is_cuda:
-            torch.cuda.synchronize()
+        wait(batch.x0.device)
         taken.append(time.perf_counter() - begun)
     return sorted(taken[1:])[rounds // 2]
 
@@ -161,44 +168,54 @@ def make(
     """Time the candidates and choose. ``sample(n)`` gives a training batch; ``overlay`` lays the user's recipe over a tree."""
     timings: list[dict[str, Any]] = []
     chosen: dict[str, Any] | None = None
+    precision: str | None = None
     for net in networks(facts, device):
         tree = overlay({"model": model_spec(facts, net), "training": training_spec(facts, steps, minutes, seed)})
-        same = chosen is not None and tree["model"]["denoiser"]["net"] == chosen["model"]["denoiser"]["net"]
-        if same:  # the recipe names the network: nothing to choose
-            break
-        with torch.random.fork_rng(devices=[]):
-            model = build(tree["model"], "model")
-        assert isinstance(model, Model)
-        model.to(device).to(memory_format=torch.channels_last)
+        if chosen is not None and tree["model"]["denoiser"]["net"] == chosen["model"]["denoiser"]["net"]:
+            break  # the recipe names the network: nothing to choose
+        if precision is None:
+            precision = tree["training"].get("precision") or _precision(tree, sample, device)
+        tree["training"]["precision"] = precision
+        seconds, parameters = _timed(tree, sample, device, precision)
         batch = int(tree["training"]["batch"])
-        objective = build(tree["training"]["objective"], "training.objective")
-        optim = build(tree["training"]["optim"], "training.optim")
-        assert isinstance(objective, Objective) and isinstance(optim, Optim)
-        seconds = time_steps(model, objective, optim, sample(batch))
-        parameters = sum(p.numel() for p in model.parameters())
-        budget = tree["training"].get("minutes")
-        seen = 60 * budget * 0.9 / seconds * batch if budget else int(tree["training"].get("steps") or 1) * batch
+        limit = tree["training"].get("minutes")
+        seen = 60 * limit * USED / seconds * batch if limit else int(tree["training"].get("steps") or 1) * batch
         fits = seen >= NEED * math.sqrt(parameters / 1e6)
-        timings.append(
-            {
-                "width": net["width"],
-                "parameters": parameters,
-                "seconds": seconds,
-                "rate": batch / seconds,
-                "seen": int(seen),
-                "fits": fits,
-            }
-        )
-        say(f"{parameters / 1e6:.1f}M parameters: {batch / seconds:,.0f} pictures/s")
+        row = {"parameters": parameters, "rate": batch / seconds, "seen": int(seen), "fits": fits}
+        timings.append(row)
+        say(f"{parameters / 1e6:.1f}M parameters: {batch / seconds:,.0f} pictures/s in {precision}")
         if chosen is None or fits:
-            chosen = tree
-            figures = timings[-1]
+            chosen, figures = tree, row
         if not fits:
             break
     assert chosen is not None
     return Plan(
         chosen["model"], chosen["training"], timings, _figures(facts, chosen, figures), _warnings(facts, figures)
     )
+
+
+def _timed(
+    tree: dict[str, Any], sample: Callable[[int], Batch], device: torch.device, precision: str
+) -> tuple[float, int]:
+    """Seconds a step and number of parameters of a candidate."""
+    with torch.random.fork_rng(devices=[]):
+        model = build(tree["model"], "model")
+    objective = build(tree["training"]["objective"], "training.objective")
+    optim = build(tree["training"]["optim"], "training.optim")
+    assert isinstance(model, Model) and isinstance(objective, Objective) and isinstance(optim, Optim)
+    model.to(device).to(memory_format=torch.channels_last)
+    seconds = time_steps(model, objective, optim, sample(int(tree["training"]["batch"])), precision)
+    return seconds, sum(p.numel() for p in model.parameters())
+
+
+def _precision(tree: dict[str, Any], sample: Callable[[int], Batch], device: torch.device) -> str:
+    """bf16 autocast where this CPU has it and is clearly faster with it; "auto" elsewhere."""
+    if device.type != "cpu":
+        return "auto"
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "fp32"
+    plain, half = (_timed(tree, sample, device, p)[0] for p in ("fp32", "bf16"))
+    return "bf16" if half * FASTER < plain else "fp32"
 
 
 def _figures(facts: Facts, tree: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:
