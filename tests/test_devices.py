@@ -1,5 +1,5 @@
-"""Nothing assumes a CPU. On the "meta" device tensors have no values, so that whatever would fetch one, and with it make the host wait for
-a GPU, raises: the hot loops of training and sampling are run there whole."""
+"""Nothing assumes a CPU. On the "meta" device tensors have no values, so that whatever fetches one, and so makes
+the host wait for a GPU, raises: the hot loops of training and sampling are run there whole."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from kakusan.training.optim import AdamW, Muon
 from kakusan.training.watch import Meter
 
 SOURCE = Path(__file__).parents[1] / "src" / "kakusan"
-UNET = dict(width=8, mults=[1, 2], blocks=1, attention=[1], heads=2)
-DIT = dict(patch=2, width=16, depth=2, heads=2)
+UNET = {"width": 8, "mults": [1, 2], "blocks": 1, "attention": [1], "heads": 2}
+DIT = {"patch": 2, "width": 16, "depth": 2, "heads": 2}
 META = torch.device("meta")
 
 

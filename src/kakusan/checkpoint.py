@@ -1,7 +1,7 @@
 """A model is one file: safetensors whose metadata holds the spec tree and what is known about the model.
 
-It reloads with no code of its own and no pickle: names come from the catalog only, the spec is bounded, and shapes are compared before
-anything is allocated.
+It reloads with no code of its own and no pickle: names come from the catalog only, the spec is bounded, and shapes are
+compared before anything is allocated.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def canonical(tree: Any) -> str:
 
 
 def model_hash(model: Model) -> str:
-    """SHA-256 over the sorted tensors and the canonical spec, 64 hex digits (safetensors' own metadata has no stable order)."""
+    """SHA-256 over the sorted tensors and the canonical spec, 64 hex digits."""
     return _hash(model.spec(), model.state_dict())
 
 
@@ -76,7 +76,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def save_model(
     path: str | Path, model: Model, info: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
 ) -> str:
-    """Write the model to one file and return its hash. ``info``: plain data (classes, data fingerprint, training summary, licence)."""
+    """Write the model to one file and return its hash; ``info``: plain data (fingerprint, summary, licence)."""
     target = Path(path)
     weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in model.state_dict().items()}
     spec = model.spec()
@@ -89,7 +89,7 @@ def save_model(
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
-    """What a model file says about itself, without building it: ``{"format", "spec", "info", "hash", "parameters"}``."""
+    """What a model file says about itself, without building it: format, spec, info, hash, parameters, shapes."""
     source = Path(path)
     _check_header(source)
     try:
@@ -146,7 +146,7 @@ def _short(error: BaseException) -> str:
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
-    """The model in a file, in evaluation mode and float32, and what is known about it (``info`` with ``hash`` and ``parameters``)."""
+    """The model in a file, in evaluation mode and float32, and its info (with ``hash`` and ``parameters``)."""
     source = Path(path)
     about = read_info(source)
     _check_shapes(about["spec"], about["shapes"], source)

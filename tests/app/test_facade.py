@@ -1,4 +1,4 @@
-"""The whole way, on small made pictures: train, sample, reproduce, resume, start from a model, every kind of picture."""
+"""The whole way, on small made pictures: train, sample, reproduce, resume, start from a model, every mode."""
 
 from __future__ import annotations
 

@@ -69,9 +69,10 @@ def train(
     start: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
-    """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if neither that nor ``steps`` is given).
+    """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if there are no ``steps`` either).
 
-    ``recipe`` (a TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another model's weights.
+    ``recipe`` (a TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another
+    model's weights.
     """
     begun = time.monotonic()
     with progress or Progress() as shown:
@@ -154,7 +155,8 @@ def _continued(project: Project, start: str | Path) -> Tree:
     channels = spec["denoiser"]["net"].get("channels")
     if channels != project.domain.channels:
         raise KakusanError(
-            f"--from {start}: that model has {channels} channels, the data {project.domain.channels} ({project.domain.mode})"
+            f"--from {start}: that model has {channels} channels, "
+            f"the data {project.domain.channels} ({project.domain.mode})"
         )
     net = {k: v for k, v in spec["denoiser"]["net"].items() if k != "vector"}
     net["vector"] = project.facts.vector
@@ -165,7 +167,8 @@ def _show_plan(project: Project, tree: Tree, made: plan.Plan, shown: Progress) -
     f, net = made.figures, tree["model"]["denoiser"]["net"]
     limit = tree["training"].get("minutes")
     rows = {
-        "data": f"{len(project.train):,} pictures, {project.domain.width} x {project.domain.height} {project.domain.mode}"
+        "data": f"{len(project.train):,} pictures, "
+        + f"{project.domain.width} x {project.domain.height} {project.domain.mode}"
         + (f", {len(project.facts.classes)} classes" if project.facts.classes else "")
         + (f"; {len(project.held):,} held out" if project.held is not None else ""),
         "network": f"{net['kind'].split('/')[1]}, {f['parameters'] / 1e6:.2f}M parameters",
@@ -204,8 +207,8 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
         project = open_project(tree["data"], shown, tree["model"]["domain"])
         if about.get("data", project.cache.fingerprint) != project.cache.fingerprint:
             raise KakusanError(
-                f"{run}: the pictures in {tree['data']['path']} are not those the run began with; put them back as they "
-                f"were, or begin anew from where it is: kakusan train {tree['data']['path']}"
+                f"{run}: the pictures in {tree['data']['path']} are not those the run began with; "
+                f"put them back as they were, or begin a new run: kakusan train {tree['data']['path']}"
             )
         return _go(folder, project, tree, device, shown, True, begun, None)
 

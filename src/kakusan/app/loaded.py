@@ -67,7 +67,7 @@ class Sample:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """``auto``: CUDA, else MPS, else the CPU; a device that is not there is refused. Prepares the process for heavy work."""
+    """``auto``: CUDA, else MPS, else the CPU; one that is not there is refused. Prepares the process for heavy work."""
     keep_memory()
     flush_denormals()
     if device == "auto":
@@ -107,8 +107,7 @@ class Loaded:
     @property
     def classes(self) -> list[str]:
         """Names of the classes it can draw; empty without labels."""
-        label = self.model.encoders["label"] if "label" in self.model.encoders else None
-        return list(getattr(label, "names", [])) if label is not None else []
+        return list(self.model.encoder("label").names) if "label" in self.model.encoders else []
 
     def info(self) -> dict[str, Any]:
         """What the file says about the model: parameters, domain, classes, defaults, training summary, hash."""
@@ -188,9 +187,7 @@ class Loaded:
                 cond={k: [v[i] for i in rows] for k, v in request.cond.items()},
             )
             try:
-                out += self._batch(
-                    part, settled, film, lambda i, n, d=len(out), r=len(rows): _tell(progress, d, r, i, n, total)
-                )
+                out += self._batch(part, settled, film, _Count(progress, len(out), len(rows), total))
             except torch.OutOfMemoryError as error:
                 if width == 1:
                     raise KakusanError(f"one sample of shape {shape} does not fit {self.device}'s memory") from error
@@ -257,6 +254,15 @@ def _kept(index: int, count: int, most: int = 60) -> bool:
     return index % stride == 0 or index == count - 1
 
 
-def _tell(progress: Report | None, done: int, rows: int, index: int, count: int, total: int) -> None:
-    if progress is not None:
-        progress(done * count + rows * index, total * count)
+@dataclass(frozen=True)
+class _Count:
+    """Steps of one batch as network steps of all samples."""
+
+    progress: Report | None
+    done: int
+    rows: int
+    total: int
+
+    def __call__(self, index: int, count: int) -> None:
+        if self.progress is not None:
+            self.progress(self.done * count + self.rows * index, self.total * count)

@@ -1,4 +1,4 @@
-"""Project: from a path to data ready for training: source, domain, cache, split, batches, and the facts a plan needs."""
+"""Project: from a path to data ready for training: source, domain, cache, split, batches, facts for the plan."""
 
 from __future__ import annotations
 

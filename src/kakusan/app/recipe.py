@@ -60,7 +60,7 @@ def _without_none(value: Any) -> Any:
 
 
 def merge(base: Tree, over: Mapping[str, Any]) -> Tree:
-    """``over`` laid over ``base``; a part of another kind replaces the one below it, keeping what the data decided (see ``fill``)."""
+    """``over`` laid over ``base``; a part of another kind replaces the one below it (see ``fill``)."""
     out = copy.deepcopy(base)
     for name, value in over.items():
         below = out.get(name)

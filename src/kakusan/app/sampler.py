@@ -1,4 +1,4 @@
-"""From a request (how many, which label, how many steps) to the steps of the sampling loop, in batches that fit memory."""
+"""From a request (how many, which label, how many steps) to the steps of the sampling loop, in fitting batches."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _solver(asked: str | None, default: dict[str, Any], eta: float) -> tuple[dic
 
 
 def plan_batches(count: int, shape: tuple[int, ...], guided: bool, device: torch.device) -> int:
-    """How many samples fit one batch: activations of a U-Net are taken as 600 numbers a pixel, a quarter of free memory is used."""
+    """How many samples fit one batch: 600 activations a pixel are assumed, and a quarter of the free memory is used."""
     numbers = 600 * math.prod(shape[1:]) * 4 * (2 if guided else 1)
     most = free_memory(device) // 4 // max(numbers, 1)
     return int(max(1, min(count, most, 256)))

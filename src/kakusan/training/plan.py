@@ -1,7 +1,7 @@
 """plan: from the data, the time and the machine to a network and the settings of a run that ends complete in that time.
 
-A few candidate networks are timed on this machine for a few steps; the largest one that still sees enough pictures in the time is
-taken. The rules and their constants are measured, see docs/explanation/planning.md.
+A few candidate networks are timed on this machine for a few steps; the largest one that still sees enough pictures in
+the time is taken. The rules and their constants are measured, see docs/explanation/planning.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kakusan.training.optim import Optim
 
 __all__ = ["Facts", "Plan", "make", "time_steps"]
 
-NEED = 14_000  # pictures a network of a million parameters should see; grows with the square root of its size
+NEED = 18_000  # pictures a network of a million parameters should see; grows with the square root of its size
 ROUGH = 12_000  # fewer than this and shapes stay loose, whatever the network
 BATCH = 64
 USED = 0.9  # of the time asked goes into steps, the rest into planning, previews, checks and the report
@@ -88,7 +88,7 @@ def networks(facts: Facts, device: torch.device) -> list[Spec]:
 
 
 def model_spec(facts: Facts, net: Spec) -> Spec:
-    """The whole model around a network: variance-exploding noise with Karras's parametrisation, labels where the data has them."""
+    """The whole model around a network: variance-exploding noise, Karras's parametrisation, labels if there are any."""
     encoders: dict[str, Spec] = {}
     if facts.classes:
         encoders["label"] = {"kind": "condition/label", "classes": facts.classes, "dim": LABEL}
@@ -125,7 +125,7 @@ def training_spec(facts: Facts, steps: int | None, minutes: float | None, seed: 
             "weight": {"kind": "weight/edm", "sigma_data": facts.sigma_data},
             "dropout": 0.1,
         },
-        "optim": {"kind": "optim/muon", "lr": 0.01, "lr_rest": 0.005},
+        "optim": {"kind": "optim/muon", "lr": 0.01, "lr_rest": 0.007},
         "batch": min(BATCH, max(4, facts.count)),
         "steps": steps,
         "minutes": minutes,
@@ -165,7 +165,7 @@ def make(
     overlay: Callable[[dict[str, Any]], dict[str, Any]] = lambda tree: tree,
     say: Callable[[str], None] = lambda words: None,
 ) -> Plan:
-    """Time the candidates and choose. ``sample(n)`` gives a training batch; ``overlay`` lays the user's recipe over a tree."""
+    """Time the candidates and choose; ``sample(n)`` gives a batch, ``overlay`` lays the user's recipe over a tree."""
     timings: list[dict[str, Any]] = []
     chosen: dict[str, Any] | None = None
     precision: str | None = None
