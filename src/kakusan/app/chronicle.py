@@ -87,17 +87,20 @@ class Chronicle(Hooks):
         self.warnings: list[str] = []
         self.minutes: float | None = None
         self.total: int | None = None
+        self.batch = 1
 
     def on_start(self, info: dict[str, Any]) -> None:
-        self.minutes, self.total = info["minutes"], info["total"]
+        self.minutes, self.total, self.batch = info["minutes"], info["total"], info["batch"]
         self.progress.start(info["total"] or 1, "training")
 
     def on_log(self, row: dict[str, Any]) -> None:
         if row["kind"] != "train":
             return
         left = None
-        if self.total and row["pictures_per_second"] and row["step"] < self.total:
-            left = (self.total - row["step"]) * row["seconds"] / max(1, row["step"])
+        if self.minutes:
+            left = max(0.0, 60 * self.minutes - self.budget.reserve - row["seconds"])
+        elif self.total and row["pictures_per_second"]:
+            left = (self.total - row["step"]) * self.batch / row["pictures_per_second"]
         self.progress.update(row["step"], self.total, row["loss"], row["pictures_per_second"], left, memory())
 
     def on_event(self, event: dict[str, Any]) -> None:

@@ -128,8 +128,9 @@ def _planned(
         tree["training"] |= wanted
         tree["model"]["domain"] = project.domain.spec()
         tree = recipes.fit_ports(recipes.override(tree, late))
-        if tree["training"].get("steps") is not None and not (minutes is not None):
+        if tree["training"].get("steps") is not None and minutes is None:
             tree["training"]["minutes"] = None
+        _same_classes(project, tree)
         return tree
 
     shown.note(f"timing networks on {device} ...")
@@ -146,6 +147,16 @@ def _planned(
     tree = {"data": project.settings, "model": made.model, "training": made.training}
     _show_plan(project, tree, made, shown)
     return tree
+
+
+def _same_classes(project: Project, tree: Tree) -> None:
+    """A recipe may name the classes; they have to be those of the data."""
+    named = tree["model"].get("encoders", {}).get("label", {}).get("classes")
+    if project.facts.classes and named is not None and list(named) != project.facts.classes:
+        raise KakusanError(
+            f"model.encoders.label.classes names {len(named)} classes that are not the data's "
+            f"({', '.join(project.facts.classes[:6])}, ...); leave the classes out of the recipe, or use --labels none"
+        )
 
 
 def _continued(project: Project, start: str | Path) -> Tree:

@@ -25,7 +25,7 @@ from kakusan.training.optim import Optim
 
 __all__ = ["Facts", "Plan", "make", "time_steps"]
 
-NEED = 18_000  # pictures a network of a million parameters should see; grows with the square root of its size
+NEED = 15_000  # pictures that a network should see for each million of its parameters
 ROUGH = 12_000  # fewer than this and shapes stay loose, whatever the network
 BATCH = 64
 USED = 0.9  # of the time asked goes into steps, the rest into planning, previews, checks and the report
@@ -69,7 +69,7 @@ def networks(facts: Facts, device: torch.device) -> list[Spec]:
     unshuffle = 1 if side <= 16 else 2 if side <= 64 else 4 if side <= 128 else 8
     base = math.ceil(side / unshuffle)
     mults, attention = ([1, 2, 2], [2]) if base <= 16 else ([1, 2, 2, 2], [2, 3])
-    widths = [32, 48, 64, 96] if base <= 16 else [24, 32, 48, 64]
+    widths = [32, 48, 64, 96, 128] if base <= 16 else [24, 32, 48, 64, 96]
     if device.type != "cpu":
         widths = [w * 2 for w in widths]
     return [
@@ -180,7 +180,7 @@ def make(
         batch = int(tree["training"]["batch"])
         limit = tree["training"].get("minutes")
         seen = 60 * limit * USED / seconds * batch if limit else int(tree["training"].get("steps") or 1) * batch
-        fits = seen >= NEED * math.sqrt(parameters / 1e6)
+        fits = seen >= NEED * parameters / 1e6
         row = {"parameters": parameters, "rate": batch / seconds, "seen": int(seen), "fits": fits}
         timings.append(row)
         say(f"{parameters / 1e6:.1f}M parameters: {batch / seconds:,.0f} pictures/s in {precision}")
