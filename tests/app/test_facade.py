@@ -20,7 +20,13 @@ from kakusan.app import facade, recipe
 from kakusan.app.show import Progress
 from kakusan.part import KakusanError
 
-SMALL = ["denoiser.net.width=8", "denoiser.net.blocks=1", "training.batch=4", "training.previews=2"]
+SMALL = [
+    "denoiser.net.width=8",
+    "denoiser.net.blocks=1",
+    "training.batch=4",
+    "training.previews=2",
+    "training.precision=fp32",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -240,6 +246,28 @@ def test_minutes_are_kept(tmp_path):
     )
     assert not done.interrupted
     assert abs(time.monotonic() - begun - 12) < 10
+
+
+def test_noise_is_not_served_as_success(tmp_path):
+    """A model that was hardly trained is named as such, after training and again when it is sampled."""
+    done = train(pictures(tmp_path / "data", "L", count=60), tmp_path / "run", steps=1)
+    assert {f.severity for f in done.findings} == {"problem"}
+    assert {f.kind for f in done.findings} <= {"noise", "unconverged", "range"}
+    assert "kakusan resume" in done.findings[0].fix
+    words = [
+        sys.executable,
+        "-m",
+        "kakusan.app.cli",
+        "sample",
+        str(done.run),
+        "-n",
+        "8",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    said = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert json.loads(said.stdout)["healthy"] is False and "problem:" in said.stderr
 
 
 def test_public_names_are_these():

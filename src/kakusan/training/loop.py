@@ -26,7 +26,7 @@ from kakusan.training.ema import PowerEma, load_weights
 from kakusan.training.events import Events, Log
 from kakusan.training.feed import Feed, on_device
 from kakusan.training.hooks import Hooks, Result
-from kakusan.training.machine import autocast, machine, seeded, wait
+from kakusan.training.machine import autocast, compiled, machine, seeded, wait
 from kakusan.training.schedule import Clock, Schedule, due
 from kakusan.training.settings import Training
 from kakusan.training.stop import Stop
@@ -94,6 +94,7 @@ class _Trainer:
         self.settings, self.folder, self.device, self.hooks, self.stop = settings, folder, device, hooks, stop
         self.model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.shadow = copy.deepcopy(self.model).eval().requires_grad_(False)
+        compiled(self.model.denoiser.net, device)
         self.feed = Feed(batches, device)
         self.optimiser = settings.optim.build(self.model)
         self.params = [p for g in self.optimiser.param_groups for p in g["params"]]

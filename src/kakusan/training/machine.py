@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
-__all__ = ["autocast", "flush_denormals", "machine", "seeded", "wait"]
+__all__ = ["autocast", "compiled", "flush_denormals", "machine", "seeded", "wait"]
 
 
 def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[Any]]:
@@ -28,6 +30,16 @@ def flush_denormals() -> bool:
     torch.set_flush_denormal(True)
     tiny = torch.full((torch.get_num_threads() * 65536,), 1e-20)
     return not bool((tiny * tiny).view(torch.int32).any())
+
+
+def compiled(net: nn.Module, device: torch.device) -> nn.Module:
+    """The network compiled in place on a GPU that torch.compile can serve (it needs Triton); elsewhere as it is.
+
+    Not on CPUs: there compiling costs a minute, and the run's time is short.
+    """
+    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        net.compile()
+    return net
 
 
 @contextmanager
