@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kakusan.app import chronicle, rundir, sheet
+from kakusan.app import chronicle, rundir, runpage, sheet
 from kakusan.app import recipe as recipes
 from kakusan.app.chronicle import Budget, Chronicle
 from kakusan.app.loaded import Loaded, Sample, load, pick_device
@@ -330,7 +330,7 @@ def _finish(
         hooks.warnings.append(copying.message)
         shown.warn(copying.message)
     summary["warnings"] = list(hooks.warnings)
-    report = chronicle.write_report(run, project, loaded, samples, findings, copying, summary, training.objective)
+    report = runpage.write_report(run, project, loaded, samples, findings, copying, summary, training.objective)
     return Trained(run.path, run.model, report, False, findings, summary)
 
 

@@ -116,6 +116,8 @@ def open_project(settings: dict[str, Any], progress: Progress, domain: dict[str,
     source = open_source(str(chosen["path"]), labels=str(chosen["labels"]))
     for note in source.notes:
         progress.note(note)
+    if source.texts is not None:
+        progress.note("captions were found; this version does not train on them yet, so the model will not read words")
     if domain is None:
         fitted = Image.fit(source.sample(512), size=chosen["size"], fit=chosen["fit"])
     else:
