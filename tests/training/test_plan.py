@@ -1,0 +1,100 @@
+"""The plan: the largest network that sees enough pictures in the time; nothing chosen that the recipe already says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kakusan.catalog import build
+from kakusan.core.model import Model
+from kakusan.training import plan
+from kakusan.training.plan import Facts, make, networks, noise_level
+from kakusan.training.settings import Training
+
+CPU = torch.device("cpu")
+
+
+def facts(count: int = 50_000, shape=(3, 32, 32), **more) -> Facts:
+    size = list(shape[1:])
+    domain = {"kind": "domain/image", "size": size, "mode": "RGB" if shape[0] == 3 else "L"}
+    return Facts(count, shape, 0.5, domain, **more)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A made machine: a million parameters cost ``pace`` seconds a step, bf16 halves that; what was timed is kept."""
+    timed: list[tuple[float, str]] = []
+    state = {"pace": 0.05, "bf16": True, "timed": timed}
+
+    def fake(tree, sample, device, precision):
+        net = build(tree["model"]["denoiser"]["net"])
+        parameters = sum(p.numel() for p in net.parameters())
+        timed.append((parameters, precision))
+        return state["pace"] * parameters / 1e6 * (0.5 if precision == "bf16" and state["bf16"] else 1.0), parameters
+
+    monkeypatch.setattr(plan, "_timed", fake)
+    return state
+
+
+def planned(of: Facts, minutes: float | None = 10, steps: int | None = None, **more) -> plan.Plan:
+    return make(of, lambda n: None, minutes=minutes, steps=steps, seed=0, device=CPU, **more)
+
+
+def test_more_time_never_gives_a_smaller_network(machine):
+    sizes = [planned(facts(), minutes).figures["parameters"] for minutes in (0.2, 1, 5, 20, 100)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+
+
+def test_the_largest_network_that_sees_enough_is_taken(machine):
+    made = planned(facts(), 5)
+    fitting = [row for row in made.timings if row["fits"]]
+    assert made.figures["parameters"] == fitting[-1]["parameters"]
+    assert made.figures["pictures_seen"] >= plan.NEED * made.figures["parameters"] / 1e6
+    assert not made.timings[-1]["fits"] or len(made.timings) == len(networks(facts(), CPU))
+
+
+def test_short_times_are_said_to_be_short(machine):
+    machine["pace"] = 5.0
+    made = planned(facts(), 0.5)
+    assert made.figures["parameters"] == made.timings[0]["parameters"]
+    assert "the time is short" in made.warnings[0] and "times as long" in made.warnings[0]
+    assert "very few" in planned(facts(count=30), 0.5).warnings[-1]
+    machine["pace"] = 0.001
+    assert planned(facts(), 60).warnings == []
+
+
+def test_precision_follows_the_clock(machine, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert planned(facts()).training["precision"] == "bf16"
+    machine["bf16"] = False
+    assert planned(facts()).training["precision"] == "fp32"
+
+
+def test_what_the_recipe_says_is_not_chosen(machine):
+    def overlay(tree):
+        tree["model"]["denoiser"]["net"] |= {"width": 40, "mults": [1, 2], "attention": [1], "unshuffle": 1}
+        tree["training"]["precision"] = "fp32"
+        return tree
+
+    made = planned(facts(), overlay=overlay)
+    assert made.model["denoiser"]["net"]["width"] == 40 and len(made.timings) == 1
+    assert machine["timed"] == [(made.figures["parameters"], "fp32")]
+
+
+@pytest.mark.parametrize("side", [8, 16, 28, 32, 50, 64, 67, 96, 128, 200])
+@pytest.mark.parametrize("classes", [[], ["a", "b"]])
+def test_every_candidate_can_be_built_and_run(side, classes):
+    of = facts(shape=(1, side, side), classes=classes, augment=14)
+    net = networks(of, CPU)[0]
+    model = build(plan.model_spec(of, net))
+    assert isinstance(model, Model) and isinstance(build(plan.training_spec(of, 10, None, 0)), Training)
+    x, t = torch.randn(1, 1, side, side), torch.tensor(0.5, dtype=torch.float64)
+    with torch.no_grad():
+        assert model.denoiser(x, t, model.cond({}, {}, 1)).shape == x.shape
+    widths = [n["width"] for n in networks(of, CPU)]
+    assert widths == sorted(widths)
+
+
+def test_larger_pictures_are_trained_at_more_noise():
+    levels = [noise_level(facts(shape=(3, side, side))) for side in (16, 28, 32, 64, 128)]
+    assert levels == sorted(levels) and levels[2] == -0.5
