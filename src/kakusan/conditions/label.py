@@ -15,6 +15,8 @@ from kakusan.part import KakusanError
 
 __all__ = ["Label"]
 
+MOST = 100_000  # classes
+
 
 class Label(Encoder):
     """One of ``classes`` (a number, or names in order) as a vector (B, dim); the table's last row is "no class"."""
@@ -23,6 +25,8 @@ class Label(Encoder):
 
     def __init__(self, classes: int | list[str], dim: int = 64) -> None:
         super().__init__()
+        if isinstance(classes, int) and not 1 <= classes <= MOST:
+            raise KakusanError(f"classes={classes}: need 1 to {MOST}")
         names = [str(i) for i in range(classes)] if isinstance(classes, int) else [str(name) for name in classes]
         if not names:
             raise KakusanError(f"classes={classes!r}: at least one class is needed")

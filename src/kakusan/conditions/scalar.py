@@ -15,6 +15,8 @@ from kakusan.part import KakusanError
 
 __all__ = ["Vector"]
 
+MOST = 65_536  # numbers a sample
+
 
 class Vector(Encoder):
     """``size`` numbers a sample as a vector (B, dim) = W (value - mean) / std, without bias.
@@ -36,8 +38,8 @@ class Vector(Encoder):
         std: list[float] | None = None,
     ) -> None:
         super().__init__()
-        if size < 1:
-            raise KakusanError(f"size={size}: at least one number is needed")
+        if not 1 <= size <= MOST:
+            raise KakusanError(f"size={size}: need 1 to {MOST} numbers")
         if null not in ("learned", "zero"):
             raise KakusanError(f"null={null!r}: use 'learned', or 'zero' where all zeros means no condition")
         if null == "zero" and mean is not None and any(mean):
