@@ -122,10 +122,10 @@ def _curves(page: Report, run: RunDir) -> None:
 
 def _gap(section: Any, row: dict[str, Any]) -> None:
     centres = [(a + b) / 2 for a, b in pairwise(EDGES)]
-    lines = [
-        Series(name, centres, [float("nan") if v is None else v for v in row[key]], dots=True, dashed=dashed)
-        for name, key, dashed in (("held out", "held", False), ("trained on", "train", True))
-    ]
+    lines = []
+    for name, key, dashed in (("held out", "held", False), ("trained on", "train", True)):
+        points = [(x, y) for x, y in zip(centres, row[key]) if y is not None]
+        lines.append(Series(name, [x for x, _ in points], [y for _, y in points], dots=True, dashed=dashed))
     section.plot(lines, "The gap between held-out and training pictures", "lam = log(alpha/sigma)", "loss", log_y=True)
 
 
