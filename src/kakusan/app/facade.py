@@ -90,7 +90,7 @@ def train(
             raise
         note = f"kakusan train {data}: everything that decides this run. Train again with --recipe."
         recipes.write(run.recipe, tree, note)
-        about = {"device": str(chosen), "data": project.cache.fingerprint}
+        about = {"device": str(chosen), "data": project.cache.fingerprint, "from": str(start) if start else None}
         rundir.write_json(run.environment, rundir.environment() | about)
         return _go(run, project, tree, chosen, shown, False, begun, start)
 
@@ -221,7 +221,7 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
                 f"{run}: the pictures in {tree['data']['path']} are not those the run began with; "
                 f"put them back as they were, or begin a new run: kakusan train {tree['data']['path']}"
             )
-        return _go(folder, project, tree, device, shown, True, begun, None)
+        return _go(folder, project, tree, device, shown, True, begun, about.get("from"))
 
 
 def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trained:
@@ -260,7 +260,7 @@ def _go(
         torch.manual_seed(training.seed)
         model = build(tree["model"], "model")
     assert isinstance(model, Model)
-    if start is not None and not again:
+    if start is not None and not (run.path / "state").exists():  # else the state has what became of them
         _take_weights(model, start, shown)
     batches = project.batches(training.batch, training.seed)
     budget = Budget.of(model.to(device), project, training.minutes)
