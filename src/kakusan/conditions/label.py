@@ -25,8 +25,8 @@ class Label(Encoder):
 
     def __init__(self, classes: int | list[str], dim: int = 64) -> None:
         super().__init__()
-        if isinstance(classes, int) and not 1 <= classes <= MOST:
-            raise KakusanError(f"classes={classes}: need 1 to {MOST}")
+        if isinstance(classes, int) and classes > MOST:
+            raise KakusanError(f"classes={classes}: at most {MOST} are possible")
         names = [str(i) for i in range(classes)] if isinstance(classes, int) else [str(name) for name in classes]
         if not names:
             raise KakusanError(f"classes={classes!r}: at least one class is needed")
