@@ -167,7 +167,7 @@ def machine_rates() -> dict[str, Case]:
 
 
 def measure(cases: list[Case], rates: dict[str, Case], rounds: int) -> None:
-    """Every case once a round, in turns with the yardsticks (the best of three calls of each); a first round is lost."""
+    """Every case once a round, in turns with the yardsticks (each the best of three calls); the first round is lost."""
     for lap in range(rounds + 1):
         for rate in rates.values():
             rate.seconds.append(min(timed(rate.run) for _ in range(3)))
@@ -240,7 +240,7 @@ def report(shape: tuple[int, ...], options: argparse.Namespace) -> None:
     measure([*cases, *peers], rates, options.rounds)
     product, convolution = rates["product"], rates["convolution"]
     best = [rate.flop / min(rate.seconds) for rate in (product, convolution)]
-    width = model.denoiser.net.arguments["width"] if hasattr(model.denoiser.net, "arguments") else options.width
+    width = model.denoiser.net.spec()["width"]
     title = f"{shape[1]}x{shape[2]}x{shape[0]}, {parameters / 1e6:.2f}M parameters (width {width})"
     print(f"\n{title}; 2048^2 product {best[0]:.0f} GFLOP/s, 3x3 convolution {best[1]:.0f} GFLOP/s")
     heads = ("ms", "pictures/s", "GFLOP", "optimiser", "GFLOP/s", "of product", "of convolution")
