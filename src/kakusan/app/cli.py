@@ -237,7 +237,7 @@ def reproduce(
 
 @contextlib.contextmanager
 def _without_collecting() -> Iterator[None]:
-    """Importing torch makes a million objects and no garbage: collecting meanwhile was a tenth of a cold start."""
+    """Importing torch makes a million objects and no garbage: collecting was a quarter of a cold start."""
     before = gc.isenabled()
     gc.disable()
     try:
