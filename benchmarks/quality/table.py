@@ -1,0 +1,89 @@
+"""From rows and scores to lines of a table: one for each system, data set and length, over its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from quality.record import SAMPLES
+
+__all__ = ["Line", "inserted", "lines", "markdown"]
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One system on one data set after so many minutes."""
+
+    data: str
+    minutes: float
+    system: str
+    excess: tuple[float, ...]  # of each seed, distance minus the floor
+    floor: float
+    references: int
+    rows: tuple[Mapping[str, Any], ...]
+
+    def mean(self, key: str) -> float:
+        """A figure's mean over the seeds."""
+        return mean(float(row[key]) for row in self.rows)
+
+
+def lines(rows: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Any]) -> list[Line]:
+    """Scored runs brought together over seeds, by data and minutes, the best system first; trials are left out."""
+    groups: dict[tuple[str, float, str], list[str]] = {}
+    for name, row in rows.items():
+        if name in scores["runs"] and row["samples"] == SAMPLES:
+            groups.setdefault((row["data"], row["minutes"], row["system"]), []).append(name)
+    made = []
+    for (data, minutes, system), names in groups.items():
+        floor = scores["floors"][data]
+        excess = tuple(scores["runs"][n]["distance"] - floor["mean"] for n in names)
+        made.append(
+            Line(data, minutes, system, excess, floor["mean"], floor["references"], tuple(rows[n] for n in names))
+        )
+    return sorted(made, key=lambda line: (line.data, line.minutes, mean(line.excess)))
+
+
+def markdown(found: list[Line]) -> str:
+    """A table for each data set and length."""
+    if not found:
+        return "No runs are scored yet."
+    parts = []
+    for key in dict.fromkeys((line.data, line.minutes) for line in found):
+        group = [line for line in found if (line.data, line.minutes) == key]
+        first = group[0]
+        parts.append(
+            f"**{key[0]}, {key[1]:g} minutes** (floor {first.floor:.0f}, "
+            f"{first.references:,} test pictures; {_machines(group)})\n\n"
+            "| system | excess: mean (lowest to highest) | seeds | parameters | pictures/s | sampler | ms a sample |\n"
+            "|---|---|---|---|---|---|---|\n" + "\n".join(_line(line) for line in group)
+        )
+    return "\n\n".join(parts)
+
+
+def _line(line: Line) -> str:
+    spread = f" ({min(line.excess):.0f} to {max(line.excess):.0f})" if len(line.excess) > 1 else ""
+    speed = sum(row["pictures"] for row in line.rows) / sum(row["seconds"] for row in line.rows)
+    each = line.mean("sample_seconds") / line.mean("samples") * 1000
+    sampler = f"{line.rows[0]['sampler']}, {line.rows[0]['sampler_steps']} steps"
+    return (
+        f"| {line.system} | {mean(line.excess):.0f}{spread} | {len(line.excess)} "
+        f"| {line.mean('parameters') / 1e6:.1f}M | {speed:,.0f} | {sampler} | {each:.0f} |"
+    )
+
+
+def _machines(group: list[Line]) -> str:
+    found = {(row["machine"]["cpu"], row["machine"]["threads"]) for line in group for row in line.rows}
+    return "; ".join(f"{cpu}, {threads} threads" for cpu, threads in sorted(found))
+
+
+def inserted(page: str, table: str) -> str:
+    """A page with the table between its two marks."""
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"the page has no {BEGIN} and {END} to put the table between")
+    return f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}"
