@@ -30,7 +30,7 @@ from quality.plan import SYSTEMS, Run, read_plan  # noqa: E402
 PLAN = HERE / "quality" / "plan.toml"
 
 
-def go(run: Run, data: Path, out: Path, ddpm_python: str | None, samples: int) -> None:
+def go(run: Run, data: Path, out: Path, ddpm_python: str | None, samples: int, steps: int | None) -> None:
     """One run, in this process or, for the system of the second environment, in that one's Python."""
     train = data / f"{run.data}-train.npz"
     if not train.is_file():
@@ -46,12 +46,13 @@ def go(run: Run, data: Path, out: Path, ddpm_python: str | None, samples: int) -
             raise SystemExit("ddpm-pytorch needs --ddpm-python: the Python of its own environment")
         command = [ddpm_python, "-m", "quality.peer_ddpm", "--train", train.resolve(), "--out", folder.resolve()]
         command += ["--data", run.data, "--minutes", run.minutes, "--seed", run.seed, "--samples", samples]
+        command += ["--steps", steps] if steps else []
         environment = os.environ | {"PYTHONPATH": str(HERE.resolve()), "TQDM_DISABLE": "1"}
         subprocess.run([str(word) for word in command], check=True, env=environment)
         return
     from quality import record
 
-    given = (train, run.minutes, run.seed, folder, samples)
+    given = (train, run.minutes, run.seed, folder, samples, steps)
     if run.system.startswith("kakusan"):
         from quality import ours
 
@@ -59,7 +60,8 @@ def go(run: Run, data: Path, out: Path, ddpm_python: str | None, samples: int) -
     else:
         peer = import_module("quality.peer_diffusers" + "_tuned" * (run.system == "diffusers-tuned"))
         facts = peer.run(*given)
-    record.write(folder, facts, system=run.system, data=run.data, minutes=run.minutes, seed=run.seed)
+    about = {"system": run.system, "data": run.data, "minutes": run.minutes, "seed": run.seed}
+    record.write(folder, facts, **about, counted=steps is not None)
 
 
 def go_all(plan: Path, seeds: list[int] | None, data: Path, out: Path, ddpm_python: str | None) -> int:
@@ -123,6 +125,7 @@ def arguments() -> argparse.Namespace:
     one.add_argument("name", help="the data set, as prepared")
     one.add_argument("--minutes", type=float, required=True)
     one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--steps", type=int, help="count steps instead of time: as many as the minutes gave when quiet")
     one.add_argument("--samples", type=int, default=1000, help="fewer for a trial, which no table shows")
     every = verbs.add_parser("all", help="every run of a plan that is not done")
     every.add_argument("--plan", type=Path, default=PLAN)
@@ -158,6 +161,7 @@ def main() -> int:
                 args.out,
                 args.ddpm_python,
                 args.samples,
+                args.steps,
             )
         elif args.verb == "all":
             return go_all(args.plan, args.seeds, args.data, args.out, args.ddpm_python)

@@ -15,11 +15,14 @@ import kakusan
 from quality.record import SAMPLES, Budget, Facts, save_samples, versions
 
 
-def run(train: Path, minutes: float, seed: int, out: Path, count: int, classes: bool) -> Facts:
+def run(
+    train: Path, minutes: float, seed: int, out: Path, count: int, steps: int | None = None, classes: bool = False
+) -> Facts:
     """Train for so many minutes, draw the samples with seeds of their own for each run, store them."""
     learn = kakusan.train  # imports happen before the clock starts, here as for the others
     budget = Budget(minutes)
-    done = learn(train, minutes=minutes, seed=seed, out=out / "run", labels=None if classes else "none")
+    length = {"minutes": minutes} if steps is None else {"steps": steps}
+    done = learn(train, seed=seed, out=out / "run", labels=None if classes else "none", **length)
     seconds = budget.elapsed()
     begun = time.monotonic()
     model = kakusan.load(out / "run")

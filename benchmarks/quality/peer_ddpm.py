@@ -44,7 +44,7 @@ def stand_in_for_torchvision() -> bool:
     return True
 
 
-def run(train: Path, minutes: float, seed: int, out: Path, count: int) -> Facts:
+def run(train: Path, minutes: float, seed: int, out: Path, count: int, steps: int | None = None) -> Facts:
     """Train for so many minutes, draw the samples, store them."""
     stood_in = stand_in_for_torchvision()
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
@@ -52,20 +52,19 @@ def run(train: Path, minutes: float, seed: int, out: Path, count: int) -> Facts:
 
     torch.manual_seed(seed)
     x = tensor(pictures(train))
-    budget = Budget(minutes)
+    budget = Budget(minutes, steps)
     net = Unet(dim=32, dim_mults=(1, 2, 4), channels=x.shape[1])
     diffusion = GaussianDiffusion(net, image_size=tuple(x.shape[2:]), sampling_timesteps=STEPS)
     optimiser = torch.optim.Adam(diffusion.parameters(), lr=1e-4, betas=(0.9, 0.99))
     ema = EMA(diffusion, beta=0.995, update_every=10)
-    feed, steps = batches(x, BATCH), 0
-    for step in budget.steps():
+    feed = batches(x, BATCH)
+    for _ in budget.steps():
         loss = diffusion(next(feed).float() / 255)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
         ema.update()
-        steps = step + 1
     seconds = budget.elapsed()
     ema.ema_model.eval()
     begun = time.monotonic()
@@ -76,8 +75,8 @@ def run(train: Path, minutes: float, seed: int, out: Path, count: int) -> Facts:
     known["torchvision"] = "stood in for" if stood_in else versions(["torchvision"])["torchvision"]
     return Facts(
         parameters=sum(p.numel() for p in net.parameters()),
-        steps=steps,
-        pictures=steps * BATCH,
+        steps=budget.done,
+        pictures=budget.done * BATCH,
         seconds=seconds,
         sampler="DDIM",
         sampler_steps=STEPS,
@@ -95,9 +94,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--samples", type=int, default=SAMPLES)
+    parser.add_argument("--steps", type=int)
     args = parser.parse_args()
-    facts = run(Path(args.train), args.minutes, args.seed, Path(args.out), args.samples)
-    write(Path(args.out), facts, system="ddpm-pytorch", data=args.data, minutes=args.minutes, seed=args.seed)
+    facts = run(Path(args.train), args.minutes, args.seed, Path(args.out), args.samples, args.steps)
+    known = {"counted": args.steps is not None}
+    write(Path(args.out), facts, system="ddpm-pytorch", data=args.data, minutes=args.minutes, seed=args.seed, **known)
 
 
 if __name__ == "__main__":

@@ -67,11 +67,11 @@ def draw(net: torch.nn.Module, scheduler: object, shape: torch.Size, count: int)
     return x
 
 
-def run(train: Path, minutes: float, seed: int, out: Path, count: int) -> Facts:
+def run(train: Path, minutes: float, seed: int, out: Path, count: int, steps: int | None = None) -> Facts:
     """Train for so many minutes, draw the samples, store them."""
     torch.manual_seed(seed)
     x = tensor(pictures(train))
-    budget = Budget(minutes)
+    budget = Budget(minutes, steps)
     net = unet(x.shape[1:], (32, 64, 64) if x.shape[2] <= 32 else (32, 64, 64, 64), 2)
     ema = EMAModel(net.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     noise_levels = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type="epsilon")

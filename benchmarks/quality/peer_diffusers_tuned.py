@@ -89,12 +89,12 @@ def half_is_faster(edm: Edm, net: nn.Module, clean: Tensor, budget: Budget) -> b
     return best[True] * FASTER < best[False]
 
 
-def run(train: Path, minutes: float, seed: int, out: Path, count: int) -> Facts:
+def run(train: Path, minutes: float, seed: int, out: Path, count: int, steps: int | None = None) -> Facts:
     """Train for so many minutes, draw the samples, store them."""
     pick_device("cpu")  # sets what kakusan sets for itself: denormals are flushed, freed memory is kept
     torch.manual_seed(seed)
     x = tensor(pictures(train))
-    budget = Budget(minutes)
+    budget = Budget(minutes, steps)
     size = max(x.shape[2:])
     net = unet(x.shape[1:], (32, 64, 128) if size <= 32 else (32, 64, 96, 128), 1, groups=16)
     net.to(memory_format=torch.channels_last)

@@ -37,10 +37,14 @@ SAMPLES = 1000  # of every run
 
 
 class Budget:
-    """A wall clock of so many minutes, started when it is made; data are in memory by then, nothing else is."""
+    """A wall clock of so many minutes, started when it is made; data are in memory by then, nothing else is.
 
-    def __init__(self, minutes: float, now: Callable[[], float] = time.monotonic) -> None:
-        self.seconds = 60 * minutes
+    With ``steps``, which those minutes gave once on the quiet machine, steps are counted instead: the run is the same
+    whatever else the machine is doing.
+    """
+
+    def __init__(self, minutes: float, steps: int | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self.fixed, self.done = 60 * minutes, steps, 0
         self._now, self._begun = now, now()
 
     def elapsed(self) -> float:
@@ -49,16 +53,16 @@ class Budget:
 
     def gone(self) -> float:
         """Share of the time used, at most 1."""
-        return min(1.0, self.elapsed() / self.seconds)
+        return min(1.0, self.done / self.fixed if self.fixed else self.elapsed() / self.seconds)
 
     def steps(self) -> Iterator[int]:
         """Step numbers, 0 in any case, for as long as one more step like the longest recent one still ends in time."""
-        step, longest, last = 0, 0.0, self.elapsed()
-        while step == 0 or last + longest <= self.seconds:
-            yield step
+        longest, last = 0.0, self.elapsed()
+        while self.done == 0 or (self.done < self.fixed if self.fixed else last + longest <= self.seconds):
+            yield self.done
             now = self.elapsed()
             longest = max(now - last, 0.9 * longest)
-            step, last = step + 1, now
+            self.done, last = self.done + 1, now
 
 
 @dataclass

@@ -110,7 +110,7 @@ def test_the_budget_ends_before_the_step_that_would_overrun():
     from quality.record import Budget
 
     time = Time()
-    budget = Budget(1.0, time)
+    budget = Budget(1.0, now=time)
     time.now = 5.0  # what set-up took counts
     steps = 0
     for step in budget.steps():
@@ -118,6 +118,15 @@ def test_the_budget_ends_before_the_step_that_would_overrun():
         steps += 1
         time.now += 7.0
     assert steps == 7 and budget.elapsed() == 54.0 and budget.gone() == pytest.approx(0.9)
+
+
+def test_a_budget_of_steps_does_not_look_at_the_clock():
+    from quality.record import Budget
+
+    budget, gone = Budget(1e-9, steps=4), []
+    for _ in budget.steps():
+        gone.append(budget.gone())
+    assert budget.done == 4 and gone == [0, 0.25, 0.5, 0.75] and budget.gone() == 1
 
 
 def test_the_peers_learning_rates_end_at_the_budget():
