@@ -92,11 +92,13 @@ def test_version(capsys):
         (["resume", "/no/such/run"], "no such folder"),
         (["reproduce", "/no/such/file.png"], "no such file"),
         (["data", "check", "/no/such/data"], "/no/such/data"),
-        (["train", "/no/such/data", "--out", "/tmp/kakusan-test-never-made"], "/no/such/data"),
+        (["train", "/no/such/data", "--out", "never-made"], "/no/such/data"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_how_to_fix_it(words, said, capsys):
+def test_a_mistake_is_one_line_that_says_how_to_fix_it(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert call(*words) == 2
+    assert not list(tmp_path.iterdir())
     out, err = capsys.readouterr()
     last = err.strip().splitlines()[-1]
     assert out == "" and last.startswith("kakusan: ") and said in last
@@ -191,7 +193,7 @@ def test_info_is_a_table_of_dotted_names(facade, capsys):
         (KeyboardInterrupt(), 130, None),
         (BrokenPipeError(), 130, None),
         (KakusanError("size=3: too small\nuse 8"), 2, "kakusan: size=3: too small use 8"),
-        (PermissionError(13, "Permission denied", "/root/x"), 1, "kakusan: /root/x: Permission denied"),
+        (PermissionError(13, "Permission denied", "some/file"), 1, "kakusan: some/file: Permission denied"),
         (ModuleNotFoundError("x", name="diffusers"), 1, "pip install"),
         (RuntimeError("CUDA out of memory. Tried"), 1, "--batch 1"),
         (ZeroDivisionError("division by zero"), 1, "this is a bug"),
