@@ -84,7 +84,9 @@ def train(
         bool | None, Parameter(negative="--no-flip", help="Mirror pictures (not for text or faces of clocks).")
     ] = None,
     size: Annotated[int | None, Parameter(help="Side of the pictures in pixels.")] = None,
-    seed: Annotated[int | None, Parameter(help="The same seed, data, machine and --steps give the same run; 0.")] = None,
+    seed: Annotated[
+        int | None, Parameter(help="The same seed, data, machine and --steps give the same run; 0.")
+    ] = None,
     device: Device = "auto",
     start: Annotated[str | None, Parameter("--from", help="A model whose weights to start from.")] = None,
     json: Json = False,

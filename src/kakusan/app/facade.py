@@ -262,7 +262,7 @@ def _go(
     assert isinstance(model, Model)
     if start is not None and not (run.path / "state").exists():  # else the state has what became of them
         _take_weights(model, start, shown)
-    batches = project.batches(training.batch, training.seed)
+    batches = project.batches(training.batch, training.seed, device)
     budget = Budget.of(model.to(device), project, training.minutes)
     hooks = Chronicle(run, project, shown, budget)
     try:

@@ -89,8 +89,8 @@ class Batches:
 
     Every epoch is a permutation from (seed, epoch); step s covers positions [s batch, (s + 1) batch) of the endless
     row of epochs. ``batch`` is the global batch: rank r of ``world`` gets its r-th block of rows. ``flip`` mirrors
-    half of the pictures; ``augment`` adds its parameters as the condition "augment". On a CUDA device pixels travel
-    pinned, in the cache's own dtype.
+    half of the pictures; ``augment`` adds its parameters as the condition "augment". ``ahead`` batches are prepared in
+    a thread beside the training. Pixels travel in the cache's own dtype, pinned for CUDA, and become floats there.
     """
 
     def __init__(
