@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from kakusan.core.batch import Cond
 from kakusan.core.denoiser import Net
-from kakusan.nets.layers import Attention, Dense, check_ports, fold, fourier, matrices, pad_to, unfold, zero
+from kakusan.nets.layers import Attention, Dense, check_ports, embedded, fold, matrices, pad_to, unfold, with_null, zero
 from kakusan.part import KakusanError
 
 __all__ = ["DiT"]
@@ -133,8 +133,8 @@ class DiT(Net):
             field = self._patches(cond.field if valid is None else cond.field * valid)
             h = h + self.field_stem(field.flatten(2).transpose(1, 2))
         keys = None if valid is None else self._patches(valid).any(1).flatten(1)
-        e = self._embedded(lam, cond.vector)
-        tokens, tokens_mask = self._tokens(cond, x.shape[0])
+        e = embedded(self.embed, self.vector_in, lam, cond.vector)[:, None]
+        tokens, tokens_mask = with_null(self.null, cond, x.shape[0])
         for block in self.blocks:
             h = block(h, e, keys, tokens, tokens_mask)
         scale, shift = self.modulate(e).chunk(2, 2)
@@ -145,21 +145,3 @@ class DiT(Net):
 
     def _patches(self, x: Tensor) -> Tensor:
         return fold(pad_to(x, self.steps), self.steps)
-
-    def _embedded(self, lam: Tensor, vector: Tensor | None) -> Tensor:
-        """Noise level and vector condition as (B, 1, width), after SiLU."""
-        first, second, third = self.embed
-        e = first(fourier(lam, first.in_features).to(first.weight.dtype))
-        if self.vector_in is not None and vector is not None:
-            e = e + self.vector_in(vector)
-        return F.silu(third(F.silu(second(F.silu(e)))))[:, None]
-
-    def _tokens(self, cond: Cond, batch: int) -> tuple[Tensor | None, Tensor | None]:
-        """The condition's tokens behind the learned one, and which of them are real."""
-        if self.null is None:
-            return None, None
-        null = self.null.expand(batch, -1, -1)
-        if cond.tokens is None:
-            return null, None
-        tokens = torch.cat([null.to(cond.tokens.dtype), cond.tokens], 1)
-        return tokens, None if cond.tokens_mask is None else F.pad(cond.tokens_mask, (1, 0), value=True)

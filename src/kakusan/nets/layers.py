@@ -24,6 +24,7 @@ __all__ = [
     "GroupNorm",
     "attend",
     "check_ports",
+    "embedded",
     "fold",
     "fourier",
     "keep_memory",
@@ -31,6 +32,7 @@ __all__ = [
     "pad_to",
     "plain_attention",
     "unfold",
+    "with_null",
     "zero",
 ]
 
@@ -81,6 +83,26 @@ def fourier(lam: Tensor, size: int) -> Tensor:
     octaves = torch.linspace(0, 1, count, device=lam.device, dtype=torch.float32)
     angle = lam.float()[:, None] * (2 * math.pi / 64 * 64**octaves)
     return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+def embedded(embed: nn.ModuleList, vector_in: nn.Module | None, lam: Tensor, vector: Tensor | None) -> Tensor:
+    """lam (B,) and the vector condition (B, V) through the three layers of ``embed``, after SiLU: (B, width)."""
+    first, second, third = embed
+    e = first(fourier(lam, first.in_features).to(first.weight.dtype))
+    if vector_in is not None and vector is not None:
+        e = e + vector_in(vector)
+    return F.silu(third(F.silu(second(F.silu(e)))))
+
+
+def with_null(null: Tensor | None, cond: Cond, batch: int) -> tuple[Tensor | None, Tensor | None]:
+    """The condition's tokens behind the learned ``null`` (1, 1, D), and which are real; None without a port."""
+    if null is None:
+        return None, None
+    null = null.expand(batch, -1, -1)
+    if cond.tokens is None:
+        return null, None
+    tokens = torch.cat([null.to(cond.tokens.dtype), cond.tokens], 1)
+    return tokens, None if cond.tokens_mask is None else F.pad(cond.tokens_mask, (1, 0), value=True)
 
 
 def fold(x: Tensor, steps: Sequence[int]) -> Tensor:

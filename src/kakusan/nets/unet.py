@@ -17,11 +17,12 @@ from kakusan.nets.layers import (
     Attention,
     GroupNorm,
     check_ports,
+    embedded,
     fold,
-    fourier,
     matrices,
     pad_to,
     unfold,
+    with_null,
     zero,
 )
 from kakusan.part import KakusanError
@@ -188,7 +189,7 @@ class UNet(Net):
             h = h + self.field_stem(fold(field if mask is None else field * mask, self.steps))
         masks = self._masks(mask)
         mods = self._modulation(lam, cond.vector, h.ndim)
-        h = self._trunk(h, mods, masks, *self._tokens(cond, x.shape[0]))
+        h = self._trunk(h, mods, masks, *with_null(self.null, cond, x.shape[0]))
         h = F.silu(self.norm(h, masks[0]))
         h = self.out(h if mask is None else h * masks[0]) + self.bypass(folded) * mods[-1]
         out = unfold(h, self.steps)
@@ -213,23 +214,9 @@ class UNet(Net):
 
     def _modulation(self, lam: Tensor, vector: Tensor | None, ndim: int) -> list[Tensor]:
         """Noise level and vector condition to every block's scale and shift, each (B, C, 1, ...)."""
-        first, second, third = self.embed
-        e = first(fourier(lam, first.in_features).to(first.weight.dtype))
-        if self.vector_in is not None and vector is not None:
-            e = e + self.vector_in(vector)
-        e = F.silu(third(F.silu(second(F.silu(e)))))
+        e = embedded(self.embed, self.vector_in, lam, vector)
         joint = self.modulate(e).reshape(lam.shape[0], -1, *[1] * (ndim - 2))
         return list(joint.split(self.splits, 1))
-
-    def _tokens(self, cond: Cond, batch: int) -> tuple[Tensor | None, Tensor | None]:
-        """The condition's tokens behind the learned one, and which of them are real."""
-        if self.null is None:
-            return None, None
-        null = self.null.expand(batch, -1, -1)
-        if cond.tokens is None:
-            return null, None
-        tokens = torch.cat([null.to(cond.tokens.dtype), cond.tokens], 1)
-        return tokens, None if cond.tokens_mask is None else F.pad(cond.tokens_mask, (1, 0), value=True)
 
     def _trunk(
         self,
