@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "kakusan"
 LAYERS = [
     {"part"},
     {"core"},
+    {"files"},  # above the core, which knows no files
     {"nets", "conditions", "domains", "distillation"},
     {"catalog"},  # a checkpoint is rebuilt through it
     {"checkpoint", "report"},

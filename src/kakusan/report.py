@@ -9,9 +9,7 @@ import base64
 import html
 import io
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+from kakusan.files import write_bytes
 from kakusan.part import KakusanError
 
 __all__ = ["Report", "Section", "Series", "number", "picture"]
@@ -240,20 +239,7 @@ class Report:
 
     def save(self, path: str | Path) -> Path:
         """Write the page in one move: a reader sees the old page or the new one, never half of one."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(self.html())
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        return path
+        return write_bytes(path, self.html().encode(), lasting=True)
 
 
 # pictures

@@ -17,7 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kakusan.domains.picture import PictureError, encode_png, grid, write
+from kakusan.domains.picture import PictureError, encode_png, grid
+from kakusan.files import write_bytes
 from kakusan.part import KakusanError
 from kakusan.training import duplicates
 from kakusan.training.source import Source, open_source
@@ -340,7 +341,7 @@ def _sheet(data: _Data, scan: _Scan, near: list[list[int]], path: Path) -> Path:
         parts.append(grid([data.record(i).data for i in pairs], 16, cell=cell))
     width = max(p.shape[1] for p in parts)
     padded = [np.pad(p, ((0, 8), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in parts]
-    return write(path, encode_png(np.concatenate(padded)))
+    return write_bytes(path, encode_png(np.concatenate(padded)))
 
 
 def print_check(result: dict[str, Any], console: Console | None = None) -> None:

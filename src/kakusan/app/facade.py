@@ -26,6 +26,7 @@ from kakusan.core.model import Model
 from kakusan.domains.picture import read_recipe
 from kakusan.evaluation.health import Finding, diagnose, reference_stats
 from kakusan.evaluation.memorisation import Copying, copies
+from kakusan.files import write_json
 from kakusan.part import KakusanError
 from kakusan.training import loop, plan
 from kakusan.training.hooks import Result
@@ -91,7 +92,7 @@ def train(
         note = f"kakusan train {data}: everything that decides this run. Train again with --recipe."
         recipes.write(run.recipe, tree, note)
         about = {"device": str(chosen), "data": project.cache.fingerprint, "from": str(start) if start else None}
-        rundir.write_json(run.environment, rundir.environment() | about)
+        write_json(run.environment, rundir.environment() | about)
         return _go(run, project, tree, chosen, shown, False, begun, start)
 
 

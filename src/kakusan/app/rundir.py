@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import platform
 import sys
@@ -127,10 +126,3 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Readable JSON, written whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
-    temporary.replace(path)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
+from kakusan.files import replacing
 from kakusan.part import KakusanError
 from kakusan.report import picture
 
@@ -99,18 +98,9 @@ def film(frames: Sequence[Picture], path: str | Path, seconds: float = 3.0, hold
 
 def save(image: Image.Image, path: str | Path, format: str = "PNG", **options: Any) -> Path:
     """Write a picture in one move: whoever reads it sees all of it or nothing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, format, **options)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
+    with replacing(path) as temporary:
+        image.save(temporary, format, **options)
+    return Path(path)
 
 
 def _distinct(frames: list[Image.Image], format: str) -> list[Image.Image]:

@@ -17,6 +17,7 @@ from kakusan.core.space import Flat
 from kakusan.domains import picture
 from kakusan.domains.domain import Domain, Record
 from kakusan.domains.resize import DTYPES, channelled, deepened, premultiplied, resized
+from kakusan.files import write_bytes
 from kakusan.part import KakusanError
 
 __all__ = ["Image"]
@@ -185,12 +186,12 @@ class Image(Domain):
         if a.dtype != np.float32 and a.shape[2] in (1, 3, 4) and self.mode != "array":
             made = recipe is not None or bool(record.meta.get("generated"))
             data = picture.encode_png(a, recipe, made, record.meta.get("icc"))
-            return picture.write(_suffixed(path, ".png"), data)
+            return write_bytes(_suffixed(path, ".png"), data)
         path = _suffixed(path, ".npy")
         if recipe is not None:
             text = json.dumps(dict(recipe), sort_keys=True, indent=1)
-            picture.write(path.with_suffix(".json"), text.encode())
-        return picture.write(path, _npy(a))
+            write_bytes(path.with_suffix(".json"), text.encode())
+        return write_bytes(path, _npy(a))
 
     def blank(self, count: int, **request: Any) -> list[tuple[int, ...]]:
         """The shapes of ``count`` pictures to make; ``size`` (int or [H, W]) other than the trained one is allowed."""

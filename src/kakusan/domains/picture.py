@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import struct
-import tempfile
 import threading
 import warnings
 import zlib
@@ -35,7 +33,6 @@ __all__ = [
     "encode_png",
     "grid",
     "read_recipe",
-    "write",
 ]
 
 MAX_PIXELS = 64 * 2**20  # of one picture, read off its header before anything is allocated
@@ -284,21 +281,6 @@ def _filtered(data: np.ndarray) -> bytes:
     out[:, 0] = np.array([0, 1, 2, 4], np.uint8)[best]
     out[:, 1:] = tried[best, np.arange(height)]
     return out.tobytes()
-
-
-def write(path: Path, data: bytes) -> Path:
-    """Bytes to a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def read_recipe(path: str | Path) -> dict[str, Any] | None:
