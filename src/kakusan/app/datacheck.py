@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ from kakusan.files import write_bytes
 from kakusan.part import KakusanError
 from kakusan.training import duplicates
 from kakusan.training.source import Source, open_source
+from kakusan.training.threads import in_order
 
 __all__ = ["check", "print_check"]
 
@@ -47,7 +48,7 @@ def check(
     start = time.monotonic()
     data = _Data(path, against, labels)
     scan = _Scan(len(data))
-    for chunk in _ordered(data):
+    for chunk in in_order(lambda first: _look(data, first), range(0, len(data), _CHUNK), os.cpu_count() or 1, "check"):
         scan.add(chunk)
         if progress is not None:
             progress(scan.done, len(data), sum(scan.faults.values()))
@@ -170,22 +171,6 @@ def _look(data: _Data, first: int) -> _Chunk:
         chunk.plain = copies.std((1, 2)).mean(1) < duplicates.PLAIN
     chunk.copies.clear()
     return chunk
-
-
-def _ordered(data: _Data) -> Iterator[_Chunk]:
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
-        waiting: deque[Any] = deque()
-        try:
-            for first in range(0, len(data), _CHUNK):
-                waiting.append(pool.submit(_look, data, first))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 class _Scan:

@@ -8,9 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +19,7 @@ from kakusan.domains.image import Image
 from kakusan.domains.picture import PictureError
 from kakusan.part import KakusanError
 from kakusan.training.source import Source
+from kakusan.training.threads import in_order
 
 __all__ = ["Cache", "build_cache", "cache_root", "hash_of"]
 
@@ -148,7 +147,7 @@ def _build(
         files = [(pixels, shape, dtype), (rows, (), np.dtype(np.int64)), (hashes, (), np.dtype(np.uint64))]
         for file, tail, kind in files:
             _header(file, 0, tail, kind)
-        for chunk in _ordered(len(source), workers, lambda first: _chunk(source, domain, first)):
+        for chunk in _chunks(source, domain, workers):
             content.update(chunk.content)
             broken += chunk.broken
             done += len(chunk.rows) + len(chunk.broken)
@@ -241,25 +240,14 @@ def _content(source: Source, progress: Progress | None) -> str:
     return digest.hexdigest()
 
 
-def _ordered(count: int, workers: int, work: Callable[[int], _Chunk]) -> Iterator[_Chunk]:
-    """Results of ``work(first)`` in order, a few chunks ahead and no more.
+def _chunks(source: Source, domain: Image, workers: int) -> Iterator[_Chunk]:
+    """All chunks in order. The first is timed: under 150 us a picture, threads only wait for the interpreter lock
+    (measured: a quarter slower)."""
 
-    The first chunk is timed: under 150 us a picture, threads only wait for the interpreter lock (measured: a
-    quarter slower).
-    """
+    def work(first: int) -> _Chunk:
+        return _chunk(source, domain, first)
+
     start = time.monotonic()
     yield work(0)
-    if time.monotonic() - start < 150e-6 * _CHUNK:
-        workers = 1
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        waiting: deque[Future[_Chunk]] = deque()
-        try:
-            for first in range(_CHUNK, count, _CHUNK):
-                waiting.append(pool.submit(work, first))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    quick = time.monotonic() - start < 150e-6 * _CHUNK
+    yield from in_order(work, range(_CHUNK, len(source), _CHUNK), 1 if quick else workers, "decode")
