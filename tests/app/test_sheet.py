@@ -37,6 +37,11 @@ def test_transparency_and_sixteen_bits_are_kept():
     assert grid(some(2, (8, 8, 3), np.uint16)).mode == "RGB"
 
 
+def test_grey_transparent_and_deep_pictures_share_a_sheet():
+    sheet = grid([*some(1, (4, 4, 1)), *some(1, (4, 4, 4)), *some(1, (4, 4, 3), np.uint16)], 2, scale=1)
+    assert sheet.size == (2 * (4 + GAP) + GAP,) * 2 and np.asarray(sheet).dtype == np.uint8
+
+
 def test_small_pictures_grow_and_large_ones_do_not():
     assert grid(some(1, (28, 28))).width == 4 * 28 + 2 * GAP
     assert grid(some(1, (200, 200))).width == 200 + 2 * GAP

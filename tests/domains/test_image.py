@@ -13,7 +13,7 @@ from PIL import Image as Pil
 
 from kakusan.domains.domain import Record
 from kakusan.domains.image import Image
-from kakusan.domains.picture import PictureError, decode, encode_png, grid, read_recipe
+from kakusan.domains.picture import PictureError, decode, encode_png, read_recipe
 from kakusan.part import KakusanError
 
 RNG = np.random.default_rng(0)
@@ -297,8 +297,3 @@ def test_spec_rebuilds_and_blank_gives_shapes():
     assert domain.blank(2) == [(1, 4, 6)] * 2 and domain.blank(1, size=9) == [(1, 9, 9)]
     with pytest.raises(KakusanError, match="colour"):
         domain.blank(1, colour=3)
-
-
-def test_grid_lays_pictures_out():
-    sheet = grid([noise(4, 4, 1), noise(4, 4, 4), noise(4, 4, 3, np.uint16)], 2, gap=1)
-    assert sheet.shape == (11, 11, 3) and sheet.dtype == np.uint8

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image as Pil
+from PIL import ImageOps
 from rich.console import Console
 from rich.table import Table
 
-from kakusan.domains.picture import PictureError, encode_png, grid
-from kakusan.files import write_bytes
+from kakusan.app.sheet import grid, save
+from kakusan.domains.picture import PictureError, shown
 from kakusan.part import KakusanError
 from kakusan.training import duplicates
 from kakusan.training.source import Source, open_source
@@ -320,13 +322,17 @@ def _sheet(data: _Data, scan: _Scan, near: list[list[int]], path: Path) -> Path:
         raise KakusanError(f"{data.sources[0].path}: no picture could be read, so there is no sheet to draw")
     spread = rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]
     cell = int(np.clip(np.median(scan.sizes[rows]), 32, 96))
-    parts = [grid([data.record(int(i)).data for i in spread], 16, cell=cell)]
+
+    def tile(i: int) -> Pil.Image:
+        return ImageOps.contain(Pil.fromarray(shown(data.record(i).data)), (cell, cell))
+
+    parts = [grid([tile(int(i)) for i in spread], 16, scale=1)]
     if near:
-        pairs = [i for group in near[:16] for i in group[:2]]
-        parts.append(grid([data.record(i).data for i in pairs], 16, cell=cell))
-    width = max(p.shape[1] for p in parts)
-    padded = [np.pad(p, ((0, 8), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in parts]
-    return write_bytes(path, encode_png(np.concatenate(padded)))
+        parts.append(grid([tile(i) for group in near[:16] for i in group[:2]], 16, scale=1))
+    whole = Pil.new("RGB", (max(p.width for p in parts), sum(p.height + 8 for p in parts)), "white")
+    for at, part in enumerate(parts):
+        whole.paste(part, (0, sum(p.height + 8 for p in parts[:at])))
+    return save(whole, path)
 
 
 def print_check(result: dict[str, Any], console: Console | None = None) -> None:

@@ -31,7 +31,6 @@ __all__ = [
     "PictureError",
     "decode",
     "encode_png",
-    "grid",
     "read_recipe",
 ]
 
@@ -315,24 +314,6 @@ def _recipe(text: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise KakusanError(f"{path}: the recipe inside is damaged")
     return found
-
-
-def grid(pictures: list[np.ndarray], columns: int | None = None, gap: int = 2, cell: int | None = None) -> np.ndarray:
-    """Pictures (H, W, 1, 3 or 4) as one sheet (H', W', 3) uint8; transparency shows a chequerboard."""
-    if not pictures:
-        raise KakusanError("a sheet needs at least one picture; got none")
-    tiles = [shown(p) for p in pictures]
-    if cell is not None:
-        tiles = [np.asarray(ImageOps.contain(Pil.fromarray(t), (cell, cell))) for t in tiles]
-    columns = columns or int(np.ceil(np.sqrt(len(tiles))))
-    high, wide = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
-    rows = -(-len(tiles) // columns)
-    sheet = np.full((rows * (high + gap) + gap, columns * (wide + gap) + gap, 3), 255, np.uint8)
-    for i, tile in enumerate(tiles):
-        y = gap + (i // columns) * (high + gap) + (high - tile.shape[0]) // 2
-        x = gap + (i % columns) * (wide + gap) + (wide - tile.shape[1]) // 2
-        sheet[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
-    return sheet
 
 
 def shown(a: np.ndarray) -> np.ndarray:
