@@ -18,6 +18,7 @@ from PIL import Image
 from kakusan.training.source import open_source
 
 EACH = 600
+CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"]
 
 
 def main(folder: str) -> None:
@@ -26,7 +27,7 @@ def main(folder: str) -> None:
     assert source.labels is not None
     target = Path(__file__).with_name("fashion.zip")
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as out:
-        for label, name in enumerate(source.classes):
+        for label, name in enumerate(CLASSES):
             for number, row in enumerate(np.flatnonzero(source.labels == label)[:EACH]):
                 data = io.BytesIO()
                 Image.fromarray(source.record(int(row)).data[..., 0]).save(data, "PNG", optimize=True)

@@ -172,6 +172,32 @@ def test_idx_files_and_folders(tmp_path):
     assert whole.split_of.tolist() == [0] * 6 + [1] * 3 and np.array_equal(whole.read(8)[..., 0], test[2])
 
 
+def test_idx_classes_are_named_by_a_file_beside_them(tmp_path):
+    labels = np.array([0, 1, 2, 1], np.uint8)
+    put(tmp_path, {
+        "train-images-idx3-ubyte": idx(np.zeros((4, 5, 4), np.uint8)),
+        "train-labels-idx1-ubyte": idx(labels),
+        "classes.txt": "shoe\n\nÄrmel\r\nankle boot\n".encode(),
+    })  # fmt: skip
+    source = open_source(tmp_path)
+    assert source.classes == ["shoe", "Ärmel", "ankle boot"] and source.labels.tolist() == labels.tolist()
+    assert open_source(tmp_path / "train-images-idx3-ubyte").classes == source.classes
+    for wrong in ("shoe\nboot", "a\na\nb\nc"):
+        (tmp_path / "classes.txt").write_text(wrong)
+        with pytest.raises(KakusanError, match=r"classes\.txt: \d different names"):
+            open_source(tmp_path)
+
+
+def test_one_part_of_idx_files_is_that_part_only(tmp_path):
+    put(
+        tmp_path, {f"{s}-images-idx3-ubyte": idx(np.zeros((n, 5, 4), np.uint8)) for s, n in (("train", 6), ("t10k", 3))}
+    )
+    test = open_source(f"{tmp_path}:test")
+    assert test.split == "t10k" and test.splits == ["train", "t10k"] and test.split_of is None
+    with pytest.raises(KakusanError, match="it is one file"):
+        open_source(tmp_path / "t10k-images-idx3-ubyte", split="test")
+
+
 def test_damaged_idx_is_refused(tmp_path):
     a = np.zeros((6, 5, 4), np.uint8)
     for name, data in {"short": idx(a)[:-3], "long": idx(a) + b"x", "other": b"PNG" * 9}.items():
@@ -292,7 +318,7 @@ def test_sample_draws_without_repeats_and_passes_over_broken_ones(tmp_path):
 
 
 def test_a_hundred_thousand_entries_are_listed_in_few_bytes(tmp_path):
-    from kakusan.training.store import ZipStore
+    from kakusan.training.zips import ZipStore
 
     out = zipfile.ZipFile(tmp_path / "a.zip", "w")
     with out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import shutil
 import struct
@@ -24,6 +25,8 @@ __all__ = ["ArrayStore", "idx_array", "npz_array", "pictures_of"]
 
 class ArrayStore(Store):
     """Arrays (N, H, W, C) one after the other, memory-mapped, so that their pages are the file's."""
+
+    kind = "array"
 
     def __init__(self, path: Path, parts: list[tuple[str, Path, np.ndarray]]) -> None:
         self.path, self.parts = path, parts
@@ -50,12 +53,14 @@ class ArrayStore(Store):
     def read_side(self, name: str) -> bytes | None:
         return None
 
-    def stamp(self, i: int) -> bytes:
-        return b""
-
-    def identity(self) -> bytes:
+    def fingerprint(self, rows: np.ndarray | None = None) -> str:
+        """sha256 over the files' paths, sizes and mtimes in ns, and which rows of them."""
         status = [(os.fsencode(p.resolve()), p.stat()) for _, p, _ in self.parts]
-        return b"".join(name + struct.pack("<qq", s.st_size, s.st_mtime_ns) for name, s in status)
+        digest = hashlib.sha256()
+        for name, s in status:
+            digest.update(name + struct.pack("<qq", s.st_size, s.st_mtime_ns))
+        digest.update(np.ascontiguousarray(len(self) if rows is None else rows).tobytes())
+        return digest.hexdigest()
 
 
 def _stored_dtype(a: np.ndarray) -> np.dtype[Any]:

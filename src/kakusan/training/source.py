@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,28 +13,16 @@ import numpy as np
 from kakusan.domains.domain import Record
 from kakusan.domains.picture import PictureError, decode
 from kakusan.part import KakusanError
-from kakusan.training.arrays import ArrayStore, idx_array, npz_array, pictures_of
+from kakusan.training.arraysets import ArraySet, idx_files, open_idx, open_npy, open_npz
+from kakusan.training.folders import FolderStore
 from kakusan.training.metadata import Metadata, Texts, sorted_classes
-from kakusan.training.store import (
-    FolderStore,
-    Names,
-    Store,
-    ZipStore,
-    short_hash,
-)
+from kakusan.training.splits import SPLIT_NAMES, chosen_split
+from kakusan.training.store import Names, Store, short_hash
+from kakusan.training.zips import ZipStore
 
 __all__ = ["Source", "Texts", "open_source"]
 
-_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "t10k": "test"}
-_SPLITS |= {"val": "validation", "valid": "validation", "validation": "validation", "dev": "validation"}
 _LABELS = ("auto", "folders", "metadata", "none")
-_IDX = re.compile(r"^(.*?)[-_.]?images[-.]idx3-ubyte(\.gz)?$")
-_PIXEL_KEYS = {"train": ("images", "x", "x_train", "train_images", "data", "arr_0"), "test": ("x_test", "test_images")}
-_LABEL_KEYS = {
-    "train": ("labels", "y", "y_train", "train_labels", "label", "targets", "arr_1"),
-    "test": ("y_test", "test_labels"),
-}
-_FASHION = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"]
 
 
 class Source:
@@ -100,26 +86,18 @@ class Source:
                 return
 
     def fingerprint(self) -> str:
-        """sha256 over every entry's path, size and mtime in ns (zip: checksum and size); read afresh each time."""
-        digest = hashlib.sha256(self.store.identity())
-        if isinstance(self.store, ArrayStore):
-            digest.update(np.ascontiguousarray(self._rows if self._rows is not None else len(self)).tobytes())
-            return digest.hexdigest()
-        for i in range(len(self)):
-            at = self._at(i)
-            digest.update(self.store.name(at).encode("utf-8", "surrogateescape") + b"\0" + self.store.stamp(at))
-        return digest.hexdigest()
+        """64 hex digits over every entry's path, size and mtime (zip: checksum and size); taken afresh each time."""
+        return self.store.fingerprint(self._rows)
 
     def describe(self) -> dict[str, Any]:
         """What was found, as plain data."""
-        kind = {FolderStore: "folder", ZipStore: "zip", ArrayStore: "array"}[type(self.store)]
         counts = None
         if self.labels is not None:
             found = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
             counts = dict(zip(self.classes, found.tolist(), strict=True))
         return {
             "path": str(self.path),
-            "kind": kind,
+            "kind": self.store.kind,
             "count": len(self),
             "split": self.split,
             "splits": self.splits,
@@ -141,19 +119,18 @@ def open_source(path: str | Path, labels: str = "auto", split: str | None = None
         raise KakusanError(f"labels is {labels!r}; it is one of {', '.join(_LABELS)}")
     path, split = _located(str(path), split)
     if path.is_dir():
-        if idx := _idx_files(path):
-            return _open_idx(path, idx, labels, split)
+        if idx := idx_files(path):
+            return _open_arrays(open_idx(path, idx, labels != "none", split))
         return _open_files(FolderStore(path), labels, split)
     name = path.name.lower()
     if name.endswith(".npz"):
-        return _open_npz(path, labels, split)
+        return _open_arrays(open_npz(path, labels != "none", split))
     if name.endswith(".npy"):
-        store = ArrayStore(path, [(path.name, path, pictures_of(npz_array(path, None), str(path)))])
-        return _finish(Source(store), [], None, None)
+        return _open_arrays(open_npy(path))
     if zipfile.is_zipfile(path) or name.endswith(".zip"):
         return _open_files(ZipStore(path), labels, split)
     if "idx3" in name:
-        return _open_idx(path, {"": path}, labels, split)
+        return _open_arrays(open_idx(path, {"": path}, labels != "none", split))
     raise KakusanError(f"{path} is a single file of no known kind; give a folder, .zip, .npz, .npy or IDX file")
 
 
@@ -173,23 +150,29 @@ def _located(text: str, split: str | None) -> tuple[Path, str | None]:
     raise KakusanError(f"DATA {text!r} does not exist{hint}")
 
 
+def _open_arrays(found: ArraySet) -> Source:
+    source = Source(found.store)
+    source.labels, source.classes = found.labels, found.classes
+    return _finish(source, found.splits, found.split, found.split_of)
+
+
 def _open_files(store: FolderStore | ZipStore, labels: str, split: str | None) -> Source:
     if not len(store):
         found = ", ".join(f"{n} {suffix}" for suffix, n in store.ignored.most_common(5))
         raise KakusanError(f"{store.path}: no pictures in it" + (f" (found: {found})" if found else "; it is empty"))
     parts = [tuple(f.split("/")) if f else () for f in store.folders]
-    while all(parts) and len({p[0] for p in parts}) == 1 and parts[0][0].lower() not in _SPLITS:
+    while all(parts) and len({p[0] for p in parts}) == 1 and parts[0][0].lower() not in SPLIT_NAMES:
         parts = [p[1:] for p in parts]  # a wrapping folder says nothing
     heads = [p[0] if p else "" for p in parts]
     splits: list[str] = []
-    if all(h.lower() in _SPLITS for h in heads):
-        splits = sorted(set(heads), key=lambda h: (_SPLITS[h.lower()] != "train", h))
+    if all(h.lower() in SPLIT_NAMES for h in heads):
+        splits = sorted(set(heads), key=lambda h: (SPLIT_NAMES[h.lower()] != "train", h))
         numbers = np.array([splits.index(h) for h in heads])
         parts = [p[1:] for p in parts]
     folder_of = np.frombuffer(store.folder_of, np.uint32)
     rows, chosen, split_of = None, None, None
     if splits:
-        chosen = _chosen(splits, split, store.path)
+        chosen = chosen_split(splits, split, store.path)
         split_of = numbers[folder_of].astype(np.int8)
         if chosen != "all":
             rows = np.flatnonzero(split_of == splits.index(chosen))
@@ -204,18 +187,6 @@ def _open_files(store: FolderStore | ZipStore, labels: str, split: str | None) -
     if labels == "folders" or (labels == "auto" and source.labels is None):
         _label_folders(source, ["/".join(p) for p in parts], labels == "folders")
     return _finish(source, splits, chosen, split_of if source._rows is None else None)
-
-
-def _chosen(splits: list[str], split: str | None, path: Path) -> str:
-    if split == "all":
-        return "all"
-    if split is None:
-        return splits[0]
-    same = [s for s in splits if s.lower() == split.lower()]
-    same = same or [s for s in splits if _SPLITS.get(s.lower(), s) == _SPLITS.get(split.lower(), split)]
-    if not same:
-        raise KakusanError(f"{path} has no split {split!r}; it has: {', '.join(splits)}")
-    return same[0]
 
 
 def _finish(source: Source, splits: list[str], split: str | None, split_of: np.ndarray | None) -> Source:
@@ -237,7 +208,8 @@ def _label_folders(source: Source, names: list[str], asked: bool) -> None:
     used = folder_of if source._rows is None else folder_of[source._rows]
     for folders in (names, [n.partition("/")[0] for n in names]):
         classes = sorted({folders[i] for i in np.unique(used)} - {""})
-        index = np.array([classes.index(n) if n else -1 for n in folders], np.int32)
+        number = {name: i for i, name in enumerate(classes)}
+        index = np.array([number.get(name, -1) for name in folders], np.int32)
         found = index[used]
         few = 2 <= len(classes) <= min(1000, len(source) // 2) and (found >= 0).mean() > 0.95
         if few or (asked and classes):
@@ -287,97 +259,3 @@ def _captions(source: Source) -> Texts | None:
             at[i] = len(texts)
             texts.append(text)
     return Texts(texts, at) if len(texts) else None
-
-
-def _idx_files(folder: Path) -> dict[str, Path]:
-    """Prefix ("train", "t10k") -> images file of a folder in MNIST's format; unpacked files are preferred."""
-    found: dict[str, Path] = {}
-    for file in sorted(folder.iterdir(), reverse=True):
-        if match := _IDX.match(file.name):
-            found[match[1]] = file
-    return found
-
-
-def _open_idx(path: Path, files: dict[str, Path], labels: str, split: str | None) -> Source:
-    names = sorted(files, key=lambda n: (not n.endswith("train"), n))
-    if split not in (None, "all"):
-        chosen = [n for n in names if n == split or _SPLITS.get(n, n) == _SPLITS.get(split, split)]
-    else:
-        chosen = names if split == "all" else names[:1]
-    if not chosen:
-        raise KakusanError(f"{path} has no split {split!r}; it has: {', '.join(names)}")
-    parts, values = [], []
-    for name in chosen:
-        images = idx_array(files[name])
-        parts.append((files[name].name, files[name], pictures_of(images, str(files[name]))))
-        values.append(_idx_labels(files[name], len(images)))
-    source = Source(ArrayStore(path, parts))
-    if labels != "none" and all(v is not None for v in values):
-        source.labels = np.concatenate(values).astype(np.int32)  # type: ignore[arg-type]
-        count = int(source.labels.max()) + 1
-        fashion = count == 10 and "fashion" in str(path.resolve()).lower()
-        source.classes = list(_FASHION) if fashion else [str(i) for i in range(count)]
-    split_of = np.repeat(np.arange(len(parts), dtype=np.int8), [len(a) for _, _, a in parts])
-    return _finish(source, names if names != [""] else [], "all" if split == "all" else chosen[0], split_of)
-
-
-def _idx_labels(images: Path, count: int) -> np.ndarray | None:
-    stem = images.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
-    for file in (images.with_name(stem), images.with_name(stem + ".gz")):
-        if file.exists():
-            labels = idx_array(file)
-            if labels.shape != (count,):
-                raise KakusanError(f"{file}: {labels.shape[0]} labels for {count} pictures in {images.name}")
-            return np.array(labels)
-    return None
-
-
-def _open_npz(path: Path, labels: str, split: str | None) -> Source:
-    try:
-        with zipfile.ZipFile(path) as z:
-            keys = [n.removesuffix(".npy") for n in z.namelist()]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise KakusanError(f"{path}: damaged .npz: {error}") from None
-    by_name = {k.lower(): k for k in reversed(keys)}
-    pixels = {s: next((by_name[k] for k in names if k in by_name), None) for s, names in _PIXEL_KEYS.items()}
-    pixels = {s: k for s, k in pixels.items() if k}
-    if not pixels and len(keys) == 1:
-        pixels = {"train": keys[0]}
-    if not pixels:
-        raise KakusanError(f'{path}: no array called "images" or "x"; it holds: {", ".join(keys)}')
-    splits = list(pixels) if len(pixels) > 1 else []
-    chosen = _chosen(list(pixels), split, path)
-    used = list(pixels) if chosen == "all" else [chosen]
-    parts = [
-        (f"{path.name}:{pixels[s]}", path, pictures_of(npz_array(path, pixels[s]), f"{path}:{pixels[s]}")) for s in used
-    ]
-    source = Source(ArrayStore(path, parts))
-    if labels != "none":
-        _npz_labels(source, path, by_name, used, [len(a) for _, _, a in parts])
-    split_of = np.repeat(np.arange(len(parts), dtype=np.int8), [len(a) for _, _, a in parts])
-    return _finish(source, splits, chosen if splits else None, split_of if chosen == "all" else None)
-
-
-def _npz_labels(source: Source, path: Path, by_name: dict[str, str], used: list[str], counts: list[int]) -> None:
-    keys = [next((by_name[k] for k in _LABEL_KEYS[s] if k in by_name), None) for s in used]
-    if not all(keys):
-        return
-    values = []
-    for key, count in zip(keys, counts, strict=True):
-        a = np.asarray(npz_array(path, key)).squeeze()
-        a = a.argmax(1) if a.ndim == 2 else a  # one-hot
-        if a.shape != (count,) or a.dtype.kind not in "biuUS":
-            raise KakusanError(
-                f"{path}: {key} is {a.shape} of {a.dtype}; one number or word for each of {count} needed"
-            )
-        values.append(a)
-    joined = np.concatenate(values)
-    if joined.dtype.kind in "US":
-        names, index = np.unique(joined.astype(str), return_inverse=True)
-        source.labels, source.classes = index.astype(np.int32), names.tolist()
-        return
-    source.labels = joined.astype(np.int32)
-    count = int(source.labels.max()) + 1
-    given = next((by_name[k] for k in ("classes", "class_names", "label_names") if k in by_name), None)
-    names = np.asarray(npz_array(path, given)).astype(str).tolist() if given else []
-    source.classes = names if len(names) >= count else [str(i) for i in range(count)]

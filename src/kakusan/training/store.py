@@ -1,32 +1,18 @@
-"""Stores: where the bytes of a data set lie, in a folder or a zip, listed in a few dozen bytes an entry."""
+"""Store: numbered entries of a data set, listed in a few dozen bytes each and read one by one."""
 
 from __future__ import annotations
 
 import abc
 import hashlib
-import mmap
-import os
-import struct
-import threading
-import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from kakusan.domains.picture import MAX_BYTES, SUFFIXES, PictureError
-from kakusan.part import KakusanError
+from kakusan.domains.picture import SUFFIXES
 
-__all__ = [
-    "FolderStore",
-    "Names",
-    "Store",
-    "ZipStore",
-    "find_hashes",
-    "short_hash",
-]
+__all__ = ["Listing", "Names", "Store", "find_hashes", "ignorable", "short_hash"]
 
 _IGNORED = ("__macosx", "thumbs.db", "desktop.ini")
 _SIDE = frozenset({".txt", ".jsonl"})  # files that say something about pictures
@@ -53,6 +39,7 @@ class Names:
 class Store(abc.ABC):
     """Numbered entries that can be read one by one, from any thread."""
 
+    kind: str  # "folder", "zip" or "array"
     path: Path
     names: Names  # file name without its folder
     folders: list[str]  # each folder once, "" = the root, "/" between
@@ -77,19 +64,16 @@ class Store(abc.ABC):
         """A caption or metadata file by its path inside the data set; None when there is none."""
 
     @abc.abstractmethod
-    def stamp(self, i: int) -> bytes:
-        """What changes when the entry's file changes."""
-
-    @abc.abstractmethod
-    def identity(self) -> bytes:
-        """What the whole store's fingerprint begins with."""
+    def fingerprint(self, rows: np.ndarray | None = None) -> str:
+        """64 hex digits that change when the entries (those in ``rows``) do, without reading them."""
 
 
-def _ignorable(name: str) -> bool:
+def ignorable(name: str) -> bool:
+    """Hidden files, and what systems leave in folders."""
     return name.startswith(".") or name.lower() in _IGNORED
 
 
-class _Listing(Store):
+class Listing(Store):
     """What folders and zips share: their entries have names in folders."""
 
     def __init__(self, path: Path) -> None:
@@ -112,179 +96,20 @@ class _Listing(Store):
         self.ignored[suffix or "(none)"] += 1
         return "other"
 
-
-class FolderStore(_Listing):
-    """A folder and all below it, in sorted order; links are followed, loops are not, hidden files left out."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        seen: set[tuple[int, int]] = set()
-        stack = [""]
-        while stack:
-            folder = stack.pop()
-            at = path / folder if folder else path
-            try:
-                status = at.stat()
-                if (status.st_dev, status.st_ino) in seen:
-                    self.ignored["(a folder met twice through links)"] += 1
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-                below = self._scan(at, folder)
-            except OSError as error:
-                if not folder:
-                    raise KakusanError(f"{path}: {error.strerror}") from None
-                self.ignored[f"(a folder that can not be read: {error.strerror})"] += 1
-                continue
-            stack += reversed(below)
-
-    def _scan(self, at: Path, folder: str) -> list[str]:
-        files, below = [], []
-        with os.scandir(at) as entries:
-            for entry in entries:
-                if _ignorable(entry.name):
-                    continue
-                if entry.is_dir():
-                    below.append(entry.name)
-                elif entry.is_file():
-                    files.append(entry.name)
-                else:
-                    self.ignored["(a broken link or no plain file)"] += 1
-        files.sort()
-        number = -1
-        for name in files:
-            if self._sort(folder, name) == "picture":
-                if number < 0:
-                    number = len(self.folders)
-                    self.folders.append(folder)
-                self.names.append(name)
-                self.folder_of.append(number)
-        return [f"{folder}/{name}" if folder else name for name in sorted(below)]
-
-    def read(self, i: int) -> bytes:
-        name = self.name(i)
-        try:
-            with (self.path / name).open("rb") as f:
-                if (size := os.fstat(f.fileno()).st_size) > MAX_BYTES:
-                    raise PictureError(name, "oversized", f"{size >> 20} MiB; the limit is {MAX_BYTES >> 20} MiB")
-                return f.read()
-        except OSError as error:
-            raise PictureError(name, "broken", f"can not be read: {error.strerror}") from None
-
-    def read_side(self, name: str) -> bytes | None:
-        try:
-            return (self.path / name).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise KakusanError(f"{self.path / name}: {error.strerror}") from None
-
+    @abc.abstractmethod
     def stamp(self, i: int) -> bytes:
-        try:
-            status = (self.path / self.name(i)).stat()
-        except OSError:
-            return b"gone"
-        return struct.pack("<qq", status.st_size, status.st_mtime_ns)
+        """What changes when the entry's file changes."""
 
+    @abc.abstractmethod
     def identity(self) -> bytes:
-        return os.fsencode(self.path.resolve())
+        """What the whole store's fingerprint begins with."""
 
-
-class _Members:
-    """Where zip members lie, 29 bytes each."""
-
-    def __init__(self) -> None:
-        self.offset, self.packed, self.size = array("q"), array("q"), array("q")
-        self.crc, self.method = array("I"), array("B")
-
-    def append(self, offset: int, packed: int, size: int, crc: int, method: int) -> None:
-        for column, value in zip(
-            (self.offset, self.packed, self.size, self.crc, self.method),
-            (offset, packed, size, crc, method),
-            strict=True,
-        ):
-            column.append(value)
-
-
-class ZipStore(_Listing):
-    """A zip, its directory kept compactly; members are read by offset and never expand past what they declare."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._members, self._texts = _Members(), _Members()
-        self._text_hashes, self._text_order = array("Q"), np.zeros(0, np.int64)
-        self._file, self._lock = path.open("rb"), threading.Lock()
-        size = os.fstat(self._file.fileno()).st_size
-        if size < 22:
-            raise KakusanError(f"{path}: this is no zip file ({size} bytes)")
-        numbers: dict[str, int] = {}
-        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            for name, member in _directory(view, path):
-                self._add(name, member, numbers)
-
-    def _add(self, full: str, member: tuple[int, int, int, int, int], numbers: dict[str, int]) -> None:
-        full = full.replace("\\", "/").lstrip("/")
-        folder, _, name = full.rpartition("/")
-        if not name or any(_ignorable(part) for part in full.split("/")):
-            return
-        kind = self._sort(folder, name)
-        if kind == "picture":
-            if folder not in numbers:
-                numbers[folder] = len(self.folders)
-                self.folders.append(folder)
-            self.names.append(name)
-            self.folder_of.append(numbers[folder])
-            self._members.append(*member)
-        elif kind == "side":
-            self._text_hashes.append(short_hash(full))
-            self._texts.append(*member)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
-
-    def read(self, i: int) -> bytes:
-        return self._member(self._members, i, self.name(i))
-
-    def read_side(self, name: str) -> bytes | None:
-        hashes = np.frombuffer(self._text_hashes, np.uint64)
-        if len(self._text_order) != len(hashes):
-            self._text_order = np.argsort(hashes)
-        at = find_hashes(hashes, self._text_order, np.array([short_hash(name)], np.uint64))[0]
-        return None if at < 0 else self._member(self._texts, int(at), name)
-
-    def _member(self, table: _Members, i: int, name: str) -> bytes:
-        size, packed, method = table.size[i], table.packed[i], table.method[i]
-        if size > MAX_BYTES or packed > MAX_BYTES:
-            raise PictureError(name, "oversized", f"{max(size, packed) >> 20} MiB; the limit is {MAX_BYTES >> 20} MiB")
-        if method not in (0, 8):
-            reason = "it is encrypted" if method == 255 else f"compression method {method} is not stored or deflated"
-            raise PictureError(name, "unsupported", reason)
-        head = self._at(30, table.offset[i])
-        if len(head) < 30 or head[:4] != b"PK\3\4":
-            raise PictureError(name, "broken", "the zip has no such member where its directory says")
-        start = table.offset[i] + 30 + sum(struct.unpack_from("<HH", head, 26))
-        data = self._at(packed, start)
-        if method == 8:
-            data = _inflated(data, size, name)
-        if len(data) != size:
-            raise PictureError(name, "truncated", f"{len(data)} of {size} bytes in the zip")
-        if zlib.crc32(data) != table.crc[i]:
-            raise PictureError(name, "broken", "its checksum in the zip is wrong")
-        return data
-
-    def _at(self, count: int, offset: int) -> bytes:
-        """Bytes at a place of the file, from any thread (Windows has no pread)."""
-        if hasattr(os, "pread"):
-            return os.pread(self._file.fileno(), count, offset)
-        with self._lock:
-            self._file.seek(offset)
-            return self._file.read(count)
-
-    def stamp(self, i: int) -> bytes:
-        return struct.pack("<Iq", self._members.crc[i], self._members.size[i])
-
-    def identity(self) -> bytes:
-        return b"zip"
+    def fingerprint(self, rows: np.ndarray | None = None) -> str:
+        """sha256 over every entry's path and stamp, taken afresh each time."""
+        digest = hashlib.sha256(self.identity())
+        for i in range(len(self)) if rows is None else rows:
+            digest.update(self.name(int(i)).encode("utf-8", "surrogateescape") + b"\0" + self.stamp(int(i)))
+        return digest.hexdigest()
 
 
 def short_hash(text: str) -> int:
@@ -298,58 +123,3 @@ def find_hashes(table: np.ndarray, order: np.ndarray, wanted: np.ndarray) -> np.
         return np.full(len(wanted), -1)
     at = order[np.minimum(np.searchsorted(table, wanted, sorter=order), len(table) - 1)]
     return np.where(table[at] == wanted, at, -1)
-
-
-def _inflated(data: bytes, size: int, name: str) -> bytes:
-    machine = zlib.decompressobj(-15)
-    try:
-        out = machine.decompress(data, size + 1)
-    except zlib.error as error:
-        raise PictureError(name, "broken", f"in the zip: {error}") from None
-    if len(out) > size:
-        raise PictureError(name, "oversized", f"expands past the {size} bytes that the zip declares")
-    return out
-
-
-def _directory(view: mmap.mmap, path: Path) -> Iterator[tuple[str, tuple[int, int, int, int, int]]]:
-    """(name, (offset, packed, size, crc, method)) of every member (APPNOTE 6.3.9, 4.3.12); method 255 = encrypted."""
-    end = view.rfind(b"PK\5\6", max(0, len(view) - 65557))
-    if end < 0:
-        raise KakusanError(f"{path}: this is no zip file, or its end is missing (downloaded completely?)")
-    count, length, offset = struct.unpack_from("<HII", view, end + 10)
-    at = end - length
-    if 0xFFFF in (count,) or 0xFFFFFFFF in (length, offset):
-        locator = end - 20
-        if locator >= 0 and view[locator : locator + 4] == b"PK\6\7":
-            big = struct.unpack_from("<Q", view, locator + 8)[0]
-            if view[big : big + 4] != b"PK\6\6":
-                big = locator - 56  # bytes stand before the zip
-            if big < 0 or view[big : big + 4] != b"PK\6\6":
-                raise KakusanError(f"{path}: damaged zip (its 64-bit directory is not where it says)")
-            count, length, offset = struct.unpack_from("<QQQ", view, big + 32)
-            at = big - length
-    shift = at - offset  # bytes before the zip proper
-    for _ in range(count):
-        if at < 0 or view[at : at + 4] != b"PK\1\2":
-            raise KakusanError(f"{path}: damaged zip (its directory breaks off)")
-        flags, method, _, _, crc, packed, size, n, m, k = struct.unpack_from("<HHHHIIIHHH", view, at + 8)
-        start = struct.unpack_from("<I", view, at + 42)[0]
-        name = view[at + 46 : at + 46 + n].decode("utf-8" if flags & 0x800 else "cp437", "replace")
-        packed, size, start = _wide(view[at + 46 + n : at + 46 + n + m], packed, size, start)
-        yield name, (start + shift, packed, size, crc, 255 if flags & 1 else min(method, 254))
-        at += 46 + n + m + k
-
-
-def _wide(extra: bytes, packed: int, size: int, start: int) -> tuple[int, int, int]:
-    """The 64-bit values of the extra field, where the 32-bit ones say to look there (4.5.3)."""
-    if 0xFFFFFFFF not in (packed, size, start):
-        return packed, size, start
-    at = 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, at)
-        if kind == 1:
-            wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
-            values = [next(wide, v) if v == 0xFFFFFFFF else v for v in (size, packed, start)]
-            return values[1], values[0], values[2]
-        at += 4 + length
-    return packed, size, start
