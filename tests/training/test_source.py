@@ -184,7 +184,7 @@ def test_idx_classes_are_named_by_a_file_beside_them(tmp_path):
     assert open_source(tmp_path / "train-images-idx3-ubyte").classes == source.classes
     for wrong in ("shoe\nboot", "a\na\nb\nc"):
         (tmp_path / "classes.txt").write_text(wrong)
-        with pytest.raises(KakusanError, match=r"classes\.txt: \d different names"):
+        with pytest.raises(KakusanError, match=r"classes\.txt: \d names \(\d different\) for 3 classes"):
             open_source(tmp_path)
 
 

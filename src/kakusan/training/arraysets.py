@@ -117,7 +117,8 @@ def _idx_classes(file: Path, count: int) -> list[str]:
     names = [line.strip() for line in file.read_text("utf-8", "replace").splitlines() if line.strip()]
     if len(names) < count or len(set(names)) < len(names):
         raise KakusanError(
-            f"{file}: {len(set(names))} different names; one a line is needed for each of {count} classes"
+            f"{file}: {len(names)} names ({len(set(names))} different) for {count} classes; "
+            "give each a name of its own, one a line"
         )
     return names
 
