@@ -15,7 +15,8 @@ LAYERS = [
     {"core"},
     {"files"},  # above the core, which knows no files
     {"nets", "conditions", "domains", "distillation"},
-    {"catalog"},  # a checkpoint is rebuilt through it
+    {"catalog", "markup"},  # a checkpoint is rebuilt through the one, pages are written with the other
+    {"plot"},
     {"checkpoint", "report"},
     {"training", "evaluation", "runtime"},
     {"app"},

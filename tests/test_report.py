@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kakusan import plot
 from kakusan import report as module
 from kakusan.part import KakusanError
 from kakusan.report import Report, Series, number, picture
@@ -143,19 +144,19 @@ def test_gaps_extremes_and_emptiness():
     html = r.html()
     assert "Left out: 2 values" in html and html.count("Nothing to draw yet") == 2 and "nan" not in html
     assert np.isnan(curves(html)[0]).any()
-    assert len(curves(html)[-1]) <= module.POINTS + 2 and len(html) < 120_000
+    assert len(curves(html)[-1]) <= plot.POINTS + 2 and len(html) < 120_000
 
 
 def test_thinning_keeps_spikes():
     y = np.zeros(50_000)
     y[31_234] = 9
-    x, kept = module._thin(np.arange(50_000.0), y)
+    x, kept = plot._thin(np.arange(50_000.0), y)
     assert kept.max() == 9 and x[kept.argmax()] == 31_234
 
 
 def test_running_mean_of_a_line_is_the_line():
     values = np.linspace(3, 8, 300)
-    assert np.allclose(module._running(values, np.ones(300, bool)), values)
+    assert np.allclose(plot._running(values, np.ones(300, bool)), values)
 
 
 def test_wrong_numbers_of_things_are_named():
@@ -222,5 +223,5 @@ def test_a_picture_may_be_a_file(tmp_path: Path):
     ("low", "high", "log"), [(0.45, 1.0, True), (0.02, 0.3, True), (1e-6, 1e4, True), (-3.2, 7.9, False)]
 )
 def test_axes_have_a_few_round_ticks(low, high, log):
-    ticks = module._ticks(low, high, log)
+    ticks = plot._ticks(low, high, log)
     assert 3 <= len(ticks) <= 12 and low * 0.999 <= min(ticks) + (low < 0) and max(ticks) <= high * 1.001
