@@ -104,6 +104,13 @@ def test_any_picture_shape(channels, dtype):
     assert picture(data).size == (5, 6)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "F"])
+def test_a_pillow_picture_of_any_mode_is_embedded(mode):
+    r = Report("t")
+    r.section("s").pictures([Image.new(mode, (3, 2))])
+    assert "data:image/png" in r.html()
+
+
 @pytest.mark.parametrize("bad", [np.zeros((4, 4), np.float32), np.zeros(4, np.uint8), np.zeros((0, 4), np.uint8)])
 def test_bad_pictures_are_refused(bad):
     with pytest.raises(KakusanError, match="pass"):
@@ -154,6 +161,29 @@ def test_thinning_keeps_spikes():
     assert kept.max() == 9 and x[kept.argmax()] == 31_234
 
 
+def test_values_left_out_are_counted_before_lines_are_thinned():
+    y = np.ones(50_000)
+    y[:20_000] = np.nan
+    r = Report("t")
+    r.section("s").plot({"a": (np.arange(50_000.0), y)}, "long")
+    assert "Left out: 20,000 values" in r.html()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "words"),
+    [
+        (0, 1e-3, False, ["0", "2e-4", "4e-4", "6e-4", "8e-4", "0.001"]),
+        (0, 1.25e-3, False, ["0", "2.5e-4", "5e-4", "7.5e-4", "0.001", "0.00125"]),
+        (0, 20_000, False, ["0", "5k", "10k", "15k", "20k"]),
+        (0, 1e6, False, ["0", "200k", "400k", "600k", "800k", "1M"]),
+        (1e-6, 1e4, True, ["1e-6", "1e-4", "0.01", "1", "100", "10k"]),
+    ],
+)
+def test_ticks_say_their_values(low, high, log, words):
+    ticks = plot._ticks(low, high, log)
+    assert [plot._tick(v, ticks) for v in ticks] == words
+
+
 def test_running_mean_of_a_line_is_the_line():
     values = np.linspace(3, 8, 300)
     assert np.allclose(plot._running(values, np.ones(300, bool)), values)
@@ -176,6 +206,7 @@ def test_wrong_numbers_of_things_are_named():
     [
         *[(12345, "12,345"), (0.03123, "0.0312"), (1.2e-5, "1.2e-05"), (None, "–"), (True, "True"), ("x", "x")],
         *[(1234.6, "1,235"), (np.float32(0.5), "0.5"), (np.int64(7000), "7,000"), (float("nan"), "nan"), (0.0, "0")],
+        *[(999.4, "999"), (999.7, "1,000"), (-999.6, "-1,000")],
     ],
 )
 def test_numbers_as_people_read_them(value, words):

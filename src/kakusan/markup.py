@@ -20,7 +20,7 @@ def number(value: Any) -> str:
         return str(value)
     if not math.isfinite(value):
         return str(float(value))
-    if isinstance(value, (int, np.integer)) or abs(value) >= 1000:
+    if isinstance(value, (int, np.integer)) or abs(value) >= 999.5:
         return f"{round(float(value)) if not isinstance(value, int) else value:,}"
     if value == 0:
         return "0"

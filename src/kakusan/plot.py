@@ -53,9 +53,10 @@ def _tick(value: float, ticks: Sequence[float]) -> str:
     """A tick's words beside its neighbours': 0.5, 2.5k, 1e-5."""
     top = max(abs(v) for v in ticks)
     if value and (abs(value) < 1e-3 or top >= 1e9):
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+        digits, exponent = f"{value:.2e}".split("e")
+        return f"{float(digits):g}e{int(exponent)}"
     for size, unit in ((1e6, "M"), (1e3, "k")):
-        if top >= 5 * size and abs(value) >= size / 10:
+        if top >= 5000 and abs(value) >= size:
             return f"{value / size:g}{unit}"
     return f"{value:g}"
 
@@ -82,12 +83,13 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[order], y[order]
 
 
-def _prepare(s: Series, log_x: bool, log_y: bool) -> tuple[np.ndarray, np.ndarray]:
+def _prepare(s: Series, log_x: bool, log_y: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    """The points to draw (gaps are not finite), and how many values fall into gaps."""
     x, y = np.asarray(s.x, float).ravel(), np.asarray(s.y, float).ravel()
     if len(x) != len(y):
         raise KakusanError(f"series {s.name!r} has {len(x)} x values and {len(y)} y values: one each is needed")
     bad = ~np.isfinite(x) | ~np.isfinite(y) | (log_x & (x <= 0)) | (log_y & (y <= 0))
-    return _thin(x[np.isfinite(x)], np.where(bad, np.nan, y)[np.isfinite(x)])
+    return *_thin(x[np.isfinite(x)], np.where(bad, np.nan, y)[np.isfinite(x)]), int(bad.sum())
 
 
 def _axes(xr: tuple[float, float], yr: tuple[float, float], log_x: bool, log_y: bool) -> tuple[Any, Any]:
@@ -186,19 +188,19 @@ def plotted(
             anchor, by = ("end", p - 5) if right else ("start", p + 5)
             place = f'x="{by:.1f}" y="{TOP + 10:g}" text-anchor="{anchor}"'
             parts.append(f'<text class="marked" {place}>{plain(words)}</text>')
-    parts += [_curve(s, i, a, b, fx, fy) for i, s, a, b in drawn]
+    parts += [_curve(s, i, a, b, fx, fy) for i, s, a, b, _ in drawn]
     said = [
         f"{s.name}: {number(float(b[np.isfinite(b)][0]))} to {number(float(b[np.isfinite(b)][-1]))}"
-        for _, s, a, b in drawn
+        for _, s, _, b, _ in drawn
     ]
     alt = plain(f"Line plot: {title}. {y or 'values'} against {x or 'index'}. " + "; ".join(said))
     keys = [
         f'<span class="key c{i % 6}{" dash" if s.dashed or i >= 6 else ""}">{text(s.name)}</span>' for i, s, *_ in drawn
     ]
     legend = f'<div class="legend">{"".join(keys)}</div>' if len(keys) > 1 else ""
-    lost = sum(int((~np.isfinite(d[3])).sum()) for d in data)
+    lost = sum(d[4] for d in data)
     notes = " ".join(
-        [note] * bool(note) + ([f"Left out: {lost} values that are not finite or off a log axis."] if lost else [])
+        [note] * bool(note) + ([f"Left out: {lost:,} values that are not finite or off a log axis."] if lost else [])
     )
     under = f'<p class="sub">{text(notes)}</p>' if notes else ""
     svg = f'<svg viewBox="0 0 {W:g} {H:g}" role="img" aria-label="{alt}">{"".join(parts)}</svg>'

@@ -34,7 +34,9 @@ def picture(data: Picture) -> Image.Image:
     if isinstance(data, Image.Image):
         if data.mode == "I;16":
             return picture(np.asarray(data, np.uint16))
-        return data.convert("RGBA") if data.mode in ("P", "PA", "LA") else data
+        if data.mode in ("P", "PA", "LA"):
+            return data.convert("RGBA")
+        return data if data.mode in ("1", "L", "RGB", "RGBA") else data.convert("RGB")
     a = np.asarray(data)
     if a.ndim == 3 and a.shape[2] == 1:
         a = a[:, :, 0]
