@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,6 @@ from torch import Tensor, nn
 from kakusan.catalog import build, find
 from kakusan.core.denoiser import Denoiser
 from kakusan.core.model import Model
-from kakusan.files import replacing
 from kakusan.part import KakusanError, Spec
 
 __all__ = ["FORMAT", "load_model", "model_hash", "read_info", "save_model", "write_tensors"]
@@ -54,10 +54,23 @@ def _hash(spec: Spec, weights: Mapping[str, Tensor]) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole and on disk before it takes its place."""
+    """Write a safetensors file atomically: a temporary file beside it, flushed to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     plain = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
-    with replacing(path, lasting=True) as temporary:
+    try:
         safetensors.torch.save_file(plain, temporary, metadata=dict(metadata))
+        temporary.chmod(0o644)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        parent = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save_model(
