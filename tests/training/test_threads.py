@@ -39,3 +39,19 @@ def test_who_stops_reading_stops_the_work():
     next(results)
     results.close()
     assert len(begun) < 10 and not [t for t in threading.enumerate() if t.name.startswith("test_")]
+
+
+def test_work_in_progress_is_told_that_nobody_reads_any_more():
+    quit, begun, ended = threading.Event(), threading.Event(), []
+
+    def work(n: int) -> None:
+        if n:
+            begun.set()
+            if quit.wait(30):
+                ended.append(n)
+
+    results = in_order(work, range(10), 2, "test", quit)
+    next(results)
+    assert begun.wait(30)
+    results.close()
+    assert 1 <= len(ended) <= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ def check(
     start = time.monotonic()
     data = _Data(path, against, labels)
     scan = _Scan(len(data))
-    for chunk in in_order(lambda first: _look(data, first), range(0, len(data), _CHUNK), os.cpu_count() or 1, "check"):
+    for chunk in _chunks(data):
         scan.add(chunk)
         if progress is not None:
             progress(scan.done, len(data), sum(scan.faults.values()))
@@ -145,9 +146,11 @@ class _Chunk:
     plain: np.ndarray | None = None
 
 
-def _look(data: _Data, first: int) -> _Chunk:
+def _look(data: _Data, first: int, quit: threading.Event) -> _Chunk:
     chunk = _Chunk()
     for i in range(first, min(first + _CHUNK, len(data))):
+        if quit.is_set():
+            break
         try:
             record = data.record(i)
         except PictureError as error:
@@ -173,6 +176,12 @@ def _look(data: _Data, first: int) -> _Chunk:
         chunk.plain = copies.std((1, 2)).mean(1) < duplicates.PLAIN
     chunk.copies.clear()
     return chunk
+
+
+def _chunks(data: _Data) -> Iterator[_Chunk]:
+    quit = threading.Event()
+    firsts = range(0, len(data), _CHUNK)
+    return in_order(lambda first: _look(data, first, quit), firsts, os.cpu_count() or 1, "check", quit)
 
 
 class _Scan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +14,17 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int, name: str) -> Iterator[Result]:
-    """``work(task)`` of every task, in the tasks' order, at most 2 workers + 1 of them begun or waiting to be read."""
+def in_order(
+    work: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    workers: int,
+    name: str,
+    quit: threading.Event | None = None,
+) -> Iterator[Result]:
+    """``work(task)`` of every task, in the tasks' order, at most 2 workers + 1 of them begun or waiting to be read.
+
+    ``quit`` is set when the reading ends, so that work that looks at it can end too: nobody waits for it any more.
+    """
     with ThreadPoolExecutor(workers, thread_name_prefix=name) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
@@ -25,5 +35,7 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            if quit is not None:
+                quit.set()
             for future in waiting:
                 future.cancel()
