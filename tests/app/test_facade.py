@@ -17,7 +17,10 @@ from PIL import Image
 
 import kakusan
 from kakusan.app import facade, recipe
+from kakusan.app.loaded import Sample
+from kakusan.app.project import open_project
 from kakusan.app.show import Progress
+from kakusan.domains.domain import Record
 from kakusan.part import KakusanError
 
 SMALL = [
@@ -268,6 +271,18 @@ def test_noise_is_not_served_as_success(tmp_path):
     ]
     said = subprocess.run(words, check=True, capture_output=True, text=True)
     assert json.loads(said.stdout)["healthy"] is False and "problem:" in said.stderr
+
+
+def test_copies_are_shown_beside_the_picture_they_copy(tmp_path, monkeypatch):
+    """Also where only a part of the training pictures is compared with."""
+    monkeypatch.setattr(facade, "COMPARED", 40)
+    source = pictures(tmp_path / "data", "RGB", count=500)
+    project = open_project({"path": str(source)}, Progress(quiet=True))
+    row = len(project.train) - 1  # the spread of 40 ends there
+    raw = project.domain.floats(project.train.rows(np.array([row])))[0]
+    sample = Sample(Record(np.zeros((20, 20, 3), np.uint8)), 0, {}, project.domain, raw=raw)
+    found = facade._copying(project, [sample])
+    assert found.pairs[0].train == row and found.pairs[0].distance < 1e-3
 
 
 def test_public_names_are_these():

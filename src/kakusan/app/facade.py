@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from kakusan.app.loaded import Loaded, Sample, load, pick_device
 from kakusan.app.project import Project, open_project
 from kakusan.app.rundir import RunDir
 from kakusan.app.sampler import Request
-from kakusan.app.show import Progress, duration, size
+from kakusan.app.show import Progress, size
 from kakusan.catalog import build
 from kakusan.checkpoint import load_model, read_info, save_model
 from kakusan.core.model import Model
@@ -35,6 +35,7 @@ from kakusan.training.settings import Training
 __all__ = ["Loaded", "Sample", "Trained", "load", "model_info", "reproduce", "resume", "save_samples", "train"]
 
 Tree = dict[str, Any]
+COMPARED = 20_000  # training pictures, at most, that samples are compared with
 
 
 @dataclass(frozen=True)
@@ -359,10 +360,12 @@ def _copying(project: Project, samples: Sequence[Sample]) -> Copying | None:
     if project.held is None:
         return None
     raw = torch.stack([s.raw.cpu() for s in samples if s.raw is not None])
-    near = min(len(project.train), 20_000)
+    near = min(len(project.train), COMPARED)
     chosen = np.linspace(0, len(project.train) - 1, near).astype(np.int64)
     pieces = (project.domain.floats(project.train.rows(chosen[i : i + 1024])) for i in range(0, len(chosen), 1024))
-    return copies(raw, pieces, project.some(256, held=True), mirror=bool(project.settings["flip"]))
+    found = copies(raw, pieces, project.some(256, held=True), mirror=bool(project.settings["flip"]))
+    # pairs name rows of what was compared; from here on, of all that was trained on
+    return replace(found, pairs=[replace(pair, train=int(chosen[pair.train])) for pair in found.pairs])
 
 
 def model_info(model: str | Path) -> dict[str, Any]:
@@ -438,7 +441,3 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
 
 def _solver_name(spec: dict[str, Any]) -> str:
     return str(spec["kind"]).split("/")[1]
-
-
-def _wall(begun: float) -> str:
-    return duration(time.monotonic() - begun)
