@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kakusan.evaluation.health import diagnose, reference_stats, spectral_slope
+from kakusan.evaluation.health import diagnose, reference_stats
+from kakusan.evaluation.statistics import spectral_slope
 from kakusan.part import KakusanError
 
 
@@ -127,6 +128,7 @@ def test_not_a_number(references):
     x[3, 0, 0, 0] = float("inf")
     (found,) = diagnose(x, references["photographs"])
     assert (found.kind, found.severity) == ("nan", "problem") and "2 of 4" in found.message
+    assert "resume" not in found.fix  # that would go on from the broken weights
 
 
 def test_wrong_range_and_the_advice_to_lower_guidance(references):

@@ -24,6 +24,13 @@ def test_new_pictures_are_original():
     assert found.verdict == "original" and found.share <= 0.1 and found.ratio == pytest.approx(1, abs=0.15)
 
 
+def test_what_is_said_of_smooth_samples_is_true():
+    """They are nearer than held-out pictures without being copies."""
+    found = copies(F.avg_pool2d(pictures(64, 2), 9, 1, 4), TRAIN, HELD)
+    assert found.verdict == "original" and found.ratio < 0.97
+    assert f"{found.ratio:.2f} times as far" in found.message
+
+
 def test_copies_are_found_and_named():
     g = torch.Generator().manual_seed(3)
     x = TRAIN[100:132] * 0.9 + 0.05 + 0.05 * torch.randn(32, 3, 32, 32, generator=g)
@@ -37,6 +44,7 @@ def test_a_few_copies_among_new_pictures():
     found = copies(x, TRAIN, HELD)
     assert found.verdict == "some copies" and {p.sample for p in found.pairs[:12]} == set(range(48, 60))
     assert "of 60 samples" in found.message
+    assert all(p.distance < 1e-6 for p in found.pairs[:12])
 
 
 @pytest.mark.parametrize(

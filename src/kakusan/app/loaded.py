@@ -249,8 +249,8 @@ class Loaded:
 
 
 def _kept(index: int, count: int, most: int = 60) -> bool:
-    """Which steps a film shows: all of a short run, about ``most`` of a long one, the last always."""
-    stride = max(1, count // most)
+    """Which steps a film shows: all of a short run, at most ``most`` of a long one and the last always."""
+    stride = max(1, -(-count // most))
     return index % stride == 0 or index == count - 1
 
 

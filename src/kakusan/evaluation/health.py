@@ -13,14 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kakusan.evaluation.statistics import checked, flat_below, measure, quantiles, spectral_slope, spread
 from kakusan.part import KakusanError
 
 __all__ = ["Finding", "diagnose", "reference_stats"]
 
-QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
 FEW = 8  # below this many samples a single odd one must be odder before it counts
-EDGE = 0.95  # |x| beyond this is at the end of the range
-PAIRS = 64  # samples whose mutual distances stand for all
 
 
 @dataclass(frozen=True)
@@ -43,30 +41,30 @@ class Finding:
 
 
 def reference_stats(x0: Tensor) -> dict[str, Any]:
-    """What is normal for this data: x0 (B, C, *S) in [-1, 1] to plain floats (quantiles are those of ``QUANTILES``).
+    """What is normal for this data: x0 (B, C, *S) in [-1, 1] to plain floats (quantiles: ``statistics.QUANTILES``).
 
     ``corr``: correlation of neighbouring values; ``grain``, ``edges``: median and RMS of the highest frequency (white
     noise of deviation s gives s); ``std``: contrast; ``mean``: per channel; ``saturation``: share at the ends of the
     range; ``slope``: of the log-log power spectrum; ``spread``: mean RMS distance of two samples; ``flat``: share of
     pictures that are one colour. A few hundred pictures are enough.
     """
-    x = _checked(x0)
+    x = checked(x0)
     if not torch.isfinite(x).all():
         raise KakusanError("the data has values that are not finite: run `kakusan data check` on it")
-    m = _measure(x)
-    std = _quantiles(m["std"])
+    m = measure(x)
+    std = quantiles(m["std"])
     return {
         "count": int(x.shape[0]),
-        "corr": _quantiles(m["corr"]),
-        "grain": _quantiles(m["grain"]),
-        "edges": _quantiles(m["edges"]),
+        "corr": quantiles(m["corr"]),
+        "grain": quantiles(m["grain"]),
+        "edges": quantiles(m["edges"]),
         "std": std,
-        "saturation": _quantiles(m["saturation"]),
-        "mean": [_quantiles(c) for c in m["mean"].T],
+        "saturation": quantiles(m["saturation"]),
+        "mean": [quantiles(c) for c in m["mean"].T],
         "channel_std": [float(c.std(unbiased=False)) for c in x.transpose(0, 1).flatten(1)],
         "slope": spectral_slope(x),
-        "spread": _spread(x),
-        "flat": float((m["std"] < _flat(std[2])).float().mean()),
+        "spread": spread(x),
+        "flat": float((m["std"] < flat_below(std[2])).float().mean()),
         "peak": float(x.abs().max()),
     }
 
@@ -79,11 +77,11 @@ def diagnose(
     ``context`` makes causes and fixes definite, all optional: ``run`` (path), ``steps`` (of sampling), ``guidance``,
     ``minutes`` (trained), ``epochs``, ``finished`` (False when training was cut short).
     """
-    x, context = _checked(x), dict(context or {})
+    x, context = checked(x), dict(context or {})
     finite = torch.isfinite(x).flatten(1).all(1)
     if not finite.all():
-        return [_nan(int((~finite).sum()), len(x), context)]
-    m = _measure(x.clamp(-1, 1))
+        return [_nan(int((~finite).sum()), len(x))]
+    m = measure(x.clamp(-1, 1))
     saturated = _saturated(m, reference, context)
     noise, grain = _noise(m, reference, context), _grain(m, reference, context, edges=saturated is None)
     if noise and grain and noise.severity == "warning" and grain.severity == "problem":
@@ -96,89 +94,6 @@ def diagnose(
         checks += [] if found else [_blurred(m, reference, context), saturated]
         found += [f for f in (*checks, _colour(m, reference)) if f]
     return found
-
-
-# measurements, one value a sample
-
-
-def _checked(x: Tensor) -> Tensor:
-    if x.ndim < 3 or not x.numel():
-        raise KakusanError(f"samples have shape {tuple(x.shape)}: pass (batch, channels, *sizes), none of them 0")
-    return x.detach().float()
-
-
-def _measure(x: Tensor) -> dict[str, Tensor]:
-    """Statistics of each sample, (B,) each; ``mean`` is (B, C)."""
-    sizes = tuple(range(2, x.ndim))
-    centred = x - x.mean(sizes, keepdim=True)
-    variance = centred.square().flatten(1).mean(1)
-    high = _highest(x).flatten(1)
-    return {
-        "corr": _neighbours(centred) / variance.clamp_min(1e-8),
-        "std": variance.sqrt(),
-        "grain": high.abs().median(1).values / 0.6745,
-        "edges": high.square().mean(1).sqrt(),
-        "saturation": (x.abs() > EDGE).flatten(1).float().mean(1),
-        "mean": x.mean(sizes),
-    }
-
-
-def _neighbours(centred: Tensor) -> Tensor:
-    """Mean product of neighbouring values, over all directions."""
-    products = []
-    for d in range(2, centred.ndim):
-        n = centred.shape[d]
-        if n > 1:
-            near = centred.narrow(d, 0, n - 1) * centred.narrow(d, 1, n - 1)
-            products.append(near.flatten(1).mean(1))
-    return torch.stack(products).mean(0) if products else centred.new_ones(len(centred))
-
-
-def _highest(x: Tensor) -> Tensor:
-    """The highest frequency alone, scaled so that white noise keeps its deviation; edges along an axis vanish."""
-    if x.ndim > 3 and min(x.shape[-2:]) > 1:
-        a = x[..., 1:, :] - x[..., :-1, :]
-        return (a[..., 1:] - a[..., :-1]) / 2
-    if x.shape[-1] > 2:
-        return (x[..., 2:] - 2 * x[..., 1:-1] + x[..., :-2]) / 6**0.5
-    return x.new_zeros(len(x), 1)
-
-
-def spectral_slope(x: Tensor) -> float:
-    """Slope of log power against log frequency: about -2 to -3 for photographs, 0 for white noise."""
-    sizes = tuple(range(2, x.ndim))
-    centred = x.float() - x.float().mean(sizes, keepdim=True)
-    power = torch.fft.fftn(centred, dim=sizes).abs().square().mean((0, 1))
-    grids = torch.meshgrid(*[torch.fft.fftfreq(n, device=x.device) for n in power.shape], indexing="ij")
-    radius = torch.stack(grids).square().sum(0).sqrt()
-    keep = (radius > 0) & (radius <= 0.5) & (power > 1e-12)
-    if int(keep.sum()) < 3:
-        return 0.0
-    a, b = radius[keep].log().double(), power[keep].log().double()
-    a, b = a - a.mean(), b - b.mean()
-    return float((a * b).sum() / a.square().sum().clamp_min(1e-12))
-
-
-def _quantiles(values: Tensor) -> list[float]:
-    levels = torch.tensor(QUANTILES, dtype=values.dtype, device=values.device)
-    return [round(float(v), 6) for v in torch.quantile(values.flatten()[: 1 << 20], levels)]
-
-
-def _spread(x: Tensor) -> float:
-    """Mean RMS distance between two different samples."""
-    flat = x[:PAIRS].flatten(1)
-    if len(flat) < 2:
-        return 0.0
-    distances = torch.pdist(flat) / flat.shape[1] ** 0.5
-    return float(distances.mean())
-
-
-def _flat(typical: float) -> float:
-    """Contrast below which a picture is one colour, for data of this typical contrast."""
-    return min(0.05, 0.25 * typical)
-
-
-# findings
 
 
 def _of(bad: Tensor) -> str:
@@ -217,13 +132,13 @@ def _unfinished(context: Mapping[str, Any]) -> tuple[str, str]:
     return f"the model has not been trained for long enough{seen}.", f"Train longer: {_longer(context)}."
 
 
-def _nan(count: int, total: int, context: Mapping[str, Any]) -> Finding:
+def _nan(count: int, total: int) -> Finding:
     return Finding(
         "nan",
         "problem",
         f"{count} of {total} samples hold values that are not numbers.",
         "the weights are broken, or the arithmetic overflowed (a learning rate too high, half precision).",
-        f"Sample with --device cpu to rule out the device; then go back to an earlier state: {_longer(context)}.",
+        "Sample with --device cpu to rule out the device; if that does not help, train anew with a lower optim.lr.",
     )
 
 
@@ -271,7 +186,7 @@ def _blurred(m: dict[str, Tensor], ref: Mapping[str, Any] | None, context: Mappi
 
 
 def _constant(m: dict[str, Tensor], ref: Mapping[str, Any] | None, context: Mapping[str, Any]) -> Finding | None:
-    bad = m["std"] < (_flat(ref["std"][2]) if ref else 0.01)
+    bad = m["std"] < (flat_below(ref["std"][2]) if ref else 0.01)
     if ref and float(m["std"].median()) < 0.5 * ref["std"][0]:  # all of them pale
         bad = m["std"] < 0.5 * ref["std"][0]
     chance = len(bad) * (ref["flat"] + 2 / ref["count"]) if ref else 0.0  # how many the data itself would give
@@ -331,8 +246,8 @@ def _colour(m: dict[str, Tensor], ref: Mapping[str, Any] | None) -> Finding | No
 def _collapse(x: Tensor, ref: Mapping[str, Any] | None, context: Mapping[str, Any]) -> Finding | None:
     if len(x) < 3:
         return None
-    spread, usual = _spread(x.clamp(-1, 1)), ref["spread"] if ref else 0.0
-    if spread >= max(0.12 * usual, 1e-3):
+    apart, usual = spread(x.clamp(-1, 1)), ref["spread"] if ref else 0.0
+    if apart >= max(0.12 * usual, 1e-3):
         return None
     cause = "the model draws one picture whatever the noise (few pictures, or training diverged)."
     fix = "Look for duplicates with `kakusan data check DATA`; with guidance, lower it."
