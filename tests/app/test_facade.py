@@ -17,7 +17,7 @@ from PIL import Image
 
 import kakusan
 from kakusan.app import facade, recipe
-from kakusan.app.loaded import Sample
+from kakusan.app.loaded import Sample, _kept
 from kakusan.app.project import open_project
 from kakusan.app.show import Progress
 from kakusan.domains.domain import Record
@@ -283,6 +283,12 @@ def test_copies_are_shown_beside_the_picture_they_copy(tmp_path, monkeypatch):
     sample = Sample(Record(np.zeros((20, 20, 3), np.uint8)), 0, {}, project.domain, raw=raw)
     found = facade._copying(project, [sample])
     assert found.pairs[0].train == row and found.pairs[0].distance < 1e-3
+
+
+@pytest.mark.parametrize("count", [1, 20, 60, 61, 119, 1000])
+def test_a_film_has_few_frames_and_the_last(count):
+    kept = [i for i in range(count) if _kept(i, count)]
+    assert kept[-1] == count - 1 and min(count, 30) <= len(kept) <= 61
 
 
 def test_public_names_are_these():
