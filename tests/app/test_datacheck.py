@@ -137,3 +137,11 @@ def test_candidates_are_found_without_comparing_all():
 def test_nothing_there_says_so(tmp_path):
     with pytest.raises(KakusanError, match="does not exist"):
         check(tmp_path / "no")
+
+
+def test_values_that_are_no_numbers_are_a_fault(tmp_path):
+    pixels = np.random.default_rng(0).normal(size=(6, 8, 8)).astype(np.float32)
+    pixels[2, 3, 3] = np.nan
+    np.save(tmp_path / "a.npy", pixels)
+    result = check(tmp_path / "a.npy")
+    assert result["faults"]["broken"] == 1 and result["faulty"][0]["name"] == "a.npy[2]"

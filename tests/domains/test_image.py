@@ -278,6 +278,20 @@ def test_jpeg_at_a_fraction_looks_the_same():
     assert np.abs(fast.astype(int) - slow).max() <= 6
 
 
+def test_a_float_picture_that_is_not_finite_is_left_out():
+    good = [Record(np.full((4, 4, 1), v, np.float32), {"name": str(v)}) for v in (-3.0, 5.0)]
+    bad = [Record(np.full((4, 4, 1), v, np.float32), {"name": str(v)}) for v in (np.nan, np.inf)]
+    domain = Image.fit([*bad, *good])
+    assert (domain.low, domain.high) == (-3.0, 5.0) and np.isfinite(domain.sigma_data)
+    for record in bad:
+        with pytest.raises(PictureError, match="16 of its 16 values are not finite"):
+            domain.fitted(record)
+        with pytest.raises(PictureError, match="not finite"):
+            domain.pack(record.data)
+    with pytest.raises(KakusanError, match="no picture"):
+        Image.fit(bad)
+
+
 def test_nan_and_infinity_become_pictures():
     x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0]).reshape(1, 1, 2, 2)
     assert Image([2, 2], "L").records(x)[0].data.ravel().tolist() == [128, 255, 0, 128]

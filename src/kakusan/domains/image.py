@@ -23,7 +23,7 @@ from kakusan.part import KakusanError
 __all__ = ["Image"]
 
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
-_SIDES = (32, 48, 64, 96, 128)
+_SIDES = (32, 48, 64)
 
 
 class Image(Domain):
@@ -135,7 +135,9 @@ class Image(Domain):
         RGBA is premultiplied here, which loses nothing visible: over any background the result is right to half a
         level.
         """
-        a = channelled(deepened(record.data, self.depth), self.mode, self.channels, record.meta.get("name", "record"))
+        name = record.meta.get("name", "record")
+        picture.require_finite(record.data, name)
+        a = channelled(deepened(record.data, self.depth), self.mode, self.channels, name)
         if self.mode == "RGBA":
             a = premultiplied(a)
         a = resized(a, self.size, self.how, clear=self.mode == "RGBA")
@@ -216,6 +218,8 @@ class _Sample:
         self.channels, self.clear, self.colour = 0, False, False
         for record in islice(records, 2048):
             a = record.data
+            if a.dtype.kind == "f" and not np.isfinite(a).all():
+                continue  # left out of the training too
             self.sizes.append(record.meta.get("size") or a.shape[:2])
             self.depths.append({1: 8, 2: 16}.get(a.dtype.itemsize, 32))
             self.channels = max(self.channels, a.shape[2])
@@ -242,12 +246,12 @@ class _Sample:
         if len(set(self.sizes)) == 1 and max(self.sizes[0]) <= 64:
             return list(self.sizes[0])
         short = float(np.median([min(s) for s in self.sizes]))
-        side = max([s for s in _SIDES if s <= min(short, 64)], default=32)
+        side = max([s for s in _SIDES if s <= short], default=32)
         return [side, side]
 
     def range(self) -> tuple[float, float]:
-        low = min(float(np.nanmin(r.data)) for r in self.kept)
-        high = max(float(np.nanmax(r.data)) for r in self.kept)
+        low = min(float(r.data.min()) for r in self.kept)
+        high = max(float(r.data.max()) for r in self.kept)
         if low >= -1 and high <= 1:
             return (0.0, 1.0) if low >= 0 else (-1.0, 1.0)
         return low, high if high > low else low + 1.0

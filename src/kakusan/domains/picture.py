@@ -207,6 +207,13 @@ def _decode_npy(data: bytes, name: str, limit: int) -> Record:
     return Record(plain_dtype(a), {"name": name, "format": "NPY", "mode": "array", "size": a.shape[:2]})
 
 
+def require_finite(a: np.ndarray, name: str) -> None:
+    """Refuses floats among which one is not a number or infinite: a single such value would spoil a training."""
+    if a.dtype.kind == "f" and not np.isfinite(a).all():
+        count = int((~np.isfinite(a)).sum())
+        raise PictureError(name, "broken", f"{count:,} of its {a.size:,} values are not finite numbers")
+
+
 def channels_last(a: np.ndarray, lead: int = 0) -> np.ndarray:
     """(..., H, W), (..., H, W, C) or (..., C, H, W) as (..., H, W, C), after ``lead`` leading dimensions; a view.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kakusan.domains.domain import Record
-from kakusan.domains.picture import PictureError, decode
+from kakusan.domains.picture import PictureError, decode, require_finite
 from kakusan.part import KakusanError
 from kakusan.training.arraysets import ArraySet, idx_files, open_idx, open_npy, open_npz
 from kakusan.training.folders import FolderStore
@@ -64,6 +64,7 @@ class Source:
             record = decode(data, name)
         else:
             record = Record(data, {"name": name, "mode": "array", "format": "array", "size": data.shape[:2]})
+        require_finite(record.data, name)
         if self.labels is not None and self.labels[i] >= 0:
             record.meta["label"] = self.classes[self.labels[i]]
         if self.texts is not None and (text := self.texts[i]) is not None:
