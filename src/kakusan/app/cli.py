@@ -8,31 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
-import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import cyclopts
 from cyclopts import App, Group, Parameter
 
+from kakusan.app.failures import guarded
+from kakusan.app.outcome import Outcome, flat, print_outcome, printed, table
 from kakusan.part import KakusanError
 
 __all__ = ["app", "main"]
-
-
-@dataclass
-class Outcome:
-    """What a verb made: for programs, for people, and the path that is the last line."""
-
-    data: dict[str, Any] = field(default_factory=dict)
-    text: str = ""
-    path: Path | None = None
-    code: int = 0
 
 
 def _version() -> str:
@@ -183,7 +170,7 @@ def info(model: Model, /, *, json: Json = False) -> Outcome:
 
     found = dict(facade.model_info(model))
     said = {k: v for k, v in found.items() if k != "reference"}
-    return Outcome(found, text=_table(_flat(said)))
+    return Outcome(found, text=table(flat(said)))
 
 
 @app.command(sort_key=7)
@@ -193,7 +180,7 @@ def doctor(*, json: Json = False) -> Outcome:
 
     found = examiner.examine()
     advice = [f"! {words}" for words in found["advice"]] or ["All is well."]
-    return Outcome(found, text="\n".join([_table(examiner.lines(found)), *advice]))
+    return Outcome(found, text="\n".join([table(examiner.lines(found)), *advice]))
 
 
 @data_app.command
@@ -208,6 +195,7 @@ def check(
 ) -> Outcome:
     """Count, measure and look for broken files, duplicates and leaks; changes nothing."""
     from kakusan.app import datacheck
+    from kakusan.app.checkwords import print_check
     from kakusan.app.show import Progress
 
     with Progress() as progress:
@@ -217,7 +205,7 @@ def check(
             progress.update(done, total, note=f"{faulty:,} faulty" if faulty else "")
 
         found = datacheck.check(data, against=against, labels=labels or "auto", sheet=sheet, progress=tell)
-    return Outcome(found, text=_printed(lambda console: datacheck.print_check(found, console)), path=sheet)
+    return Outcome(found, text=printed(lambda console: print_check(found, console)), path=sheet)
 
 
 @app.command(sort_key=5)
@@ -253,7 +241,7 @@ def _without_collecting() -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a verb, prints its outcome, exits with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    code = _guarded(lambda: _run(words), "--json" in words)
+    code = guarded(lambda: _run(words), "--json" in words)
     with contextlib.suppress(BrokenPipeError, OSError):
         sys.stdout.flush()
     sys.exit(code)
@@ -265,67 +253,13 @@ def _run(words: list[str]) -> int:
     if not isinstance(command, App) and command in _VERBS:
         with contextlib.redirect_stdout(sys.stderr):
             outcome = command(*bound.args, **bound.kwargs)
-        _print(outcome, bool(bound.arguments.get("json")))
+        print_outcome(outcome, bool(bound.arguments.get("json")))
         return outcome.code
     command(*bound.args, **bound.kwargs)  # --help, --version
     return 0
 
 
 _VERBS = (train, sample, resume, info, doctor, check, reproduce)
-
-
-def _print(outcome: Outcome, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(_plain(outcome.data), ensure_ascii=False, allow_nan=False))
-        return
-    if outcome.text:
-        print(outcome.text)
-    if outcome.path is not None:
-        print(outcome.path)
-
-
-def _guarded(work: Callable[[], int], as_json: bool) -> int:
-    """Run, and turn what goes wrong into one line and an exit code."""
-    try:
-        return work()
-    except cyclopts.CycloptsError as error:
-        return _failed(f"{_usage(error)} (see kakusan --help)", 2, as_json)
-    except KakusanError as error:
-        return _failed(str(error), 2, as_json)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit stays quiet
-        return 130
-    except Exception as error:
-        if os.environ.get("KAKUSAN_TRACE"):
-            raise
-        return _failed(*_unforeseen(error), as_json)
-
-
-def _failed(message: str, code: int, as_json: bool) -> int:
-    line = " ".join(message.split())
-    print(f"kakusan: {line}", file=sys.stderr)
-    if as_json:
-        print(json.dumps({"error": line, "code": code}, ensure_ascii=False))
-    return code
-
-
-def _usage(error: cyclopts.CycloptsError) -> str:
-    """What the parser found, in its own words (they include "did you mean")."""
-    return str(error).strip().rstrip(".") or type(error).__name__
-
-
-def _unforeseen(error: Exception) -> tuple[str, int]:
-    """Words and exit code for what no verb foresaw."""
-    if isinstance(error, ModuleNotFoundError) and not str(error.name or "").startswith("kakusan"):
-        return f"{error.name} is not installed: pip install {error.name} (kakusan doctor lists the extras)", 1
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'file'}: {error.strerror}", 1
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "out of memory: sample fewer at once (--batch 1) or train smaller (training.batch=16, --size 32)", 1
-    name = type(error).__name__
-    return f"{name}: {error} (this is a bug; KAKUSAN_TRACE=1 shows where, please report it)", 1
 
 
 def _positive(name: str, value: float | None) -> None:
@@ -379,49 +313,6 @@ def _examined(samples: Sequence[Any], loaded: Any) -> list[Any]:
         "epochs": training.get("epochs"),
     }
     return diagnose(torch.stack(raw), known.get("reference"), context)
-
-
-def _printed(work: Callable[[Any], None]) -> str:
-    """What a verb prints with rich, as text for standard output (colours only on a terminal)."""
-    from rich.console import Console
-
-    live = sys.__stdout__ is not None and sys.__stdout__.isatty()
-    console = Console(file=io.StringIO(), force_terminal=live, width=None if live else 100, highlight=False)
-    work(console)
-    return console.file.getvalue().rstrip()  # type: ignore[attr-defined]
-
-
-def _flat(tree: dict[str, Any], head: str = "") -> list[tuple[str, str]]:
-    """A tree as rows: denoiser.net.width, 64; long lists are shortened."""
-    rows: list[tuple[str, str]] = []
-    for name, value in tree.items():
-        if isinstance(value, dict) and value:
-            rows += _flat(value, f"{head}{name}.")
-        elif isinstance(value, (list, tuple)):
-            shown = ", ".join(str(v) for v in value[:10])
-            rows.append((f"{head}{name}", shown + (f", ... ({len(value)})" if len(value) > 10 else "")))
-        else:
-            words = f"{value:.6g}" if isinstance(value, float) else str(value)
-            rows.append((f"{head}{name}", "–" if value in (None, "", {}) else words))
-    return rows
-
-
-def _table(rows: list[tuple[str, str]]) -> str:
-    width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name:<{width}}  {words}" for name, words in rows)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: numbers that are not finite become null, paths and the like become text."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return _plain(value.item()) if hasattr(value, "item") and getattr(value, "size", 0) == 1 else str(value)
 
 
 if __name__ == "__main__":
