@@ -1,0 +1,78 @@
+"""Samples as files: written with their recipe, a grid and a film, and made again from what a file says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kakusan.app import sheet
+from kakusan.app.loaded import Sample, load
+from kakusan.app.sampler import Request
+from kakusan.domains.picture import read_recipe
+from kakusan.part import KakusanError
+
+__all__ = ["reproduce", "save_samples"]
+
+
+def save_samples(samples: Sequence[Sample], out: str | Path, film: bool = False, recipe: bool = True) -> list[Path]:
+    """Write samples as PNG (or what their data needs), a grid of them all, and their films where they have one."""
+    if not samples:
+        raise KakusanError("no samples to save")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [s.save(folder / f"seed-{s.seed:06d}.png", recipe) for s in samples]
+    pictures = [s.data for s in samples]
+    if pictures[0].ndim == 3 and pictures[0].shape[2] in (1, 3, 4) and pictures[0].dtype != np.float32:
+        labels = [str(s.label) for s in samples] if samples[0].label is not None else None
+        if film and samples[0].frames:
+            count = min(len(s.frames) for s in samples)
+            grids = [sheet.checkerboard(sheet.grid([s.frames[i] for s in samples])) for i in range(count)]
+            paths.append(sheet.film(grids, folder / "film.webp"))
+        paths.append(sheet.save(sheet.grid(pictures, labels=labels), folder / "grid.png"))
+    return paths
+
+
+def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path | None = None) -> tuple[Path, bool]:
+    """Make a sample again from the recipe in its file; returns the new file and whether its pixels are the same."""
+    source = Path(file)
+    if not source.is_file():
+        raise KakusanError(f"{source}: no such file")
+    made = read_recipe(source)
+    if not made:
+        raise KakusanError(f"{source}: carries no recipe (it was written with --no-recipe, or not by kakusan)")
+    try:
+        where = model or made["file"]
+        loaded = load(where)
+        request = Request(
+            seeds=[int(made["seed"])],
+            cond={str(k): [v] for k, v in made["cond"].items()},
+            steps=int(made["steps"]),
+            guidance=float(made["guidance"]),
+            eta=float(made["eta"]),
+            churn=float(made["churn"]),
+            grid=made["grid"],
+            solver=_solver_name(made["solver"]),
+            size=tuple(made["size"]) if made.get("size") else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise KakusanError(f"{source}: its recipe is damaged ({error})") from error
+    if made["model"] != loaded.info_["hash"]:
+        raise KakusanError(
+            f"{source}: made by model {made['model'][:12]}, but {where} is {str(loaded.info_['hash'])[:12]}; "
+            "put the model back, or name it with --model"
+        )
+    sample = loaded.draw(request)[0]
+    target = Path(out) if out else source.with_name(f"{source.stem}-again{source.suffix}")
+    if target.is_dir():
+        target = target / source.name
+    path = sample.save(target)
+    before = loaded.domain.load(source.read_bytes(), source.name)
+    after = loaded.domain.load(path.read_bytes(), path.name)
+    return path, bool(np.array_equal(before.data, after.data))
+
+
+def _solver_name(spec: dict[str, Any]) -> str:
+    return str(spec["kind"]).split("/")[1]
