@@ -123,6 +123,15 @@ def test_a_sample_is_the_same_alone_in_a_batch_and_from_its_file(tmp_path):
         facade.reproduce(bare)
 
 
+def test_a_sample_is_made_again_with_the_whole_solver_of_its_recipe(tmp_path):
+    more = ["defaults.solver.kind=solver/ipndm", "defaults.solver.order=1"]
+    model = train(pictures(tmp_path / "data", "L"), tmp_path / "run", *more, steps=12).load("cpu")
+    made = model.sample(1, steps=6)[0]
+    assert made.recipe["solver"] == {"kind": "solver/ipndm", "order": 1}
+    assert not torch.equal(made.raw, model.sample(1, steps=6, solver="ipndm")[0].raw)  # order 4
+    assert facade.reproduce(facade.save_samples([made], tmp_path / "out")[0])[1]
+
+
 def test_stream_yields_every_step_and_notebooks_see_a_picture(tmp_path):
     model = train(pictures(tmp_path / "data", "L"), tmp_path / "run").load("cpu")
     steps = list(model.stream(2, steps=5, label="small"))

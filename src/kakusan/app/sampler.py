@@ -48,7 +48,7 @@ class Request:
     seeds: Sequence[int]
     cond: dict[str, list[Any]] = field(default_factory=dict)  # condition name -> one value a sample
     steps: int | None = None
-    solver: str | None = None
+    solver: str | dict[str, Any] | None = None  # a name, or the whole spec as a recipe has it
     guidance: float | None = None
     eta: float | None = None
     churn: float | None = None
@@ -93,9 +93,11 @@ def guided(model: Model) -> bool:
     return any(name != "augment" for name in model.encoders)
 
 
-def _solver(asked: str | None, default: dict[str, Any], eta: float) -> tuple[dict[str, Any], float]:
+def _solver(asked: str | dict[str, Any] | None, default: dict[str, Any], eta: float) -> tuple[dict[str, Any], float]:
     if asked is None:
         return default, eta
+    if isinstance(asked, dict):
+        return asked, 0.0
     name, given = _ALIASES.get(asked.lower(), (asked.lower(), 0.0))
     if name not in SOLVERS:
         raise KakusanError(f"--solver {asked!r} is not known; choose one of: {', '.join([*SOLVERS, *_ALIASES])}")

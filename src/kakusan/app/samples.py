@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -54,7 +53,7 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
             eta=float(made["eta"]),
             churn=float(made["churn"]),
             grid=made["grid"],
-            solver=_solver_name(made["solver"]),
+            solver=dict(made["solver"]),
             size=tuple(made["size"]) if made.get("size") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -72,7 +71,3 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
     before = loaded.domain.load(source.read_bytes(), source.name)
     after = loaded.domain.load(path.read_bytes(), path.name)
     return path, bool(np.array_equal(before.data, after.data))
-
-
-def _solver_name(spec: dict[str, Any]) -> str:
-    return str(spec["kind"]).split("/")[1]
