@@ -93,6 +93,8 @@ def test_version(capsys):
         (["reproduce", "/no/such/file.png"], "no such file"),
         (["data", "check", "/no/such/data"], "/no/such/data"),
         (["train", "/no/such/data", "--out", "never-made"], "/no/such/data"),
+        (["train", "/no/such/data"], "/no/such/data"),
+        (["train", "/no/such/data", "--device", "cdua"], "--device cdua: no such device; use auto, cpu"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_how_to_fix_it(words, said, capsys, tmp_path, monkeypatch):
@@ -103,6 +105,12 @@ def test_a_mistake_is_one_line_that_says_how_to_fix_it(words, said, capsys, tmp_
     last = err.strip().splitlines()[-1]
     assert out == "" and last.startswith("kakusan: ") and said in last
     assert "Traceback" not in err
+
+
+def test_samples_do_not_go_into_a_file(capsys, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    assert call("sample", "any", "--out", str(tmp_path / "note.txt")) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err and (tmp_path / "note.txt").read_text() == "mine"
 
 
 def test_a_mistake_with_json_is_an_object_too(capsys):
@@ -196,6 +204,7 @@ def test_info_is_a_table_of_dotted_names(facade, capsys):
         (PermissionError(13, "Permission denied", "some/file"), 1, "kakusan: some/file: Permission denied"),
         (ModuleNotFoundError("x", name="diffusers"), 1, "pip install"),
         (RuntimeError("CUDA out of memory. Tried"), 1, "--batch 1"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "--batch 1"),
         (ZeroDivisionError("division by zero"), 1, "this is a bug"),
     ],
 )

@@ -122,6 +122,14 @@ def test_data_with_empty_pictures_may_have_empty_samples():
     assert kinds(torch.full_like(x, -1), reference) == {"constant"}
 
 
+@pytest.mark.parametrize(
+    ("epochs", "words"), [(0.04, "saw 4% of the pictures"), (2.55, "seen 2.5 times"), (90, "enough.")]
+)
+def test_how_much_was_seen_is_said_as_people_say_it(references, epochs, words):
+    (found,) = diagnose(torch.randn(16, 3, 32, 32), references["photographs"], {"epochs": epochs})
+    assert words in found.cause
+
+
 def test_not_a_number(references):
     x = blobs(4, 3, 1)
     x[2, 0, 0, 0] = float("nan")

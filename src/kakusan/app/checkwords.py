@@ -53,12 +53,14 @@ def print_check(result: dict[str, Any], console: Console | None = None) -> None:
         table.add_row(name, value)
     console.print(table)
     for fault in result["faulty"][:10]:
-        console.print(f"  {fault['reason']}: {fault['name']}: {fault['detail']}", markup=False, highlight=False)
+        console.print(
+            f"  {fault['reason']}: {fault['name']}: {fault['detail']}", markup=False, highlight=False, soft_wrap=True
+        )
     for kind in ("exact", "near"):
         for names in result[kind]["examples"][:5]:
-            console.print(f"  {kind} copies: {', '.join(names[:4])}", markup=False, highlight=False)
+            console.print(f"  {kind} copies: {', '.join(names[:4])}", markup=False, highlight=False, soft_wrap=True)
     for line in (*result["notes"], *result["advice"]):
-        console.print(f"- {line}", markup=False, highlight=False)
+        console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(result: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -122,6 +122,8 @@ def sample(
     """Draw samples from a model; ends with the path of grid.png."""
     for name, value in (("-n", count), ("--steps", steps), ("--size", size), ("--batch", batch)):
         _positive(name, value)
+    if out.exists() and not out.is_dir():
+        raise KakusanError(f"--out {out}: is a file; name a folder, which is made if it is not there")
     conds = dict(_named(item) for item in cond or [])
     with _without_collecting():
         from kakusan.app import facade

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -86,8 +87,10 @@ def train(
             project = open_project(settings, shown, (written.get("model") or {}).get("domain"))
             tree = _planned(project, written, overrides, minutes, steps, seed, start, chosen, shown)
         except BaseException:
-            if not any(run.path.iterdir()):
+            with contextlib.suppress(OSError):  # folders that hold something stay
                 run.path.rmdir()
+                if out is None:
+                    run.path.parent.rmdir()
             raise
         note = f"kakusan train {data}: everything that decides this run. Train again with --recipe."
         recipes.write(run.recipe, tree, note)
@@ -187,7 +190,7 @@ def _show_plan(project: Project, tree: Tree, made: plan.Plan, shown: Progress) -
         "training": f"batch {tree['training']['batch']}, {tree['training']['optim']['kind'].split('/')[1]}"
         + (", augmented (told to the network, so it does not leak)" if project.augment else ""),
         "speed": f"{f['pictures_per_second']:,.0f} pictures/s",
-        "length": (f"{limit:g} minutes, " if limit else "")
+        "length": (f"{limit:g} minute{'' if limit == 1 else 's'}, " if limit else "")
         + f"about {f['steps']:,} steps, {f['pictures_seen']:,} pictures, {f['epochs']:.1f} epochs",
         "memory": f"{size(chronicle.memory())} so far",
         "disk": f"{size(f['disk'])} at most",

@@ -52,7 +52,11 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
         return f"{error.name} is not installed: pip install {error.name} (kakusan doctor lists the extras)", 1
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'file'}: {error.strerror}", 1
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "out of memory: sample fewer at once (--batch 1) or train smaller (training.batch=16, --size 32)", 1
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
+        return (
+            "out of memory: sample fewer at once (--batch 1) or smaller ones, or train smaller (training.batch=16)",
+            1,
+        )
     name = type(error).__name__
     return f"{name}: {error} (this is a bug; KAKUSAN_TRACE=1 shows where, please report it)", 1

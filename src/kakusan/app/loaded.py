@@ -76,6 +76,9 @@ def pick_device(device: str = "auto") -> torch.device:
         )
     try:
         chosen = torch.device(device)
+    except RuntimeError as error:
+        raise KakusanError(f"--device {device}: no such device; use auto, cpu, cuda, cuda:1 or mps") from error
+    try:
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -128,7 +128,11 @@ def _unfinished(context: Mapping[str, Any]) -> tuple[str, str]:
             f"Finish it: `kakusan resume {context.get('run', 'RUN')}`.",
         )
     epochs = context.get("epochs")
-    seen = f" (each picture was seen {epochs:.1f} times)" if epochs is not None and epochs < 30 else ""
+    seen = ""
+    if epochs is not None and epochs < 30:
+        seen = (
+            f" (each picture was seen {epochs:.1f} times)" if epochs >= 1 else f" (it saw {epochs:.0%} of the pictures)"
+        )
     return f"the model has not been trained for long enough{seen}.", f"Train longer: {_longer(context)}."
 
 
