@@ -107,6 +107,20 @@ def test_every_kind_of_picture_is_trained_and_saved_as_what_it_is(tmp_path, mode
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_arrays_of_floats_are_trained_shown_and_saved(tmp_path, channels):
+    draw = np.random.default_rng(0)
+    smooth = np.kron(draw.normal(size=(24, 4, 4, channels)), np.ones((1, 4, 4, 1))).astype(np.float32)
+    np.save(tmp_path / "data.npy", smooth)
+    done = train(tmp_path / "data.npy", tmp_path / "run")
+    assert done.report is not None and (tmp_path / "run" / "grid.png").exists()
+    samples = done.load("cpu").sample(2, steps=3, film=True)
+    assert samples[0].data.dtype == np.float32 and samples[0].shown.dtype == np.uint8
+    paths = facade.save_samples(samples, tmp_path / "out", film=True)
+    assert paths[0].suffix == ".npy" and np.array_equal(np.load(paths[0]), samples[0].data)
+    assert (paths[-1].name == "grid.png") == (channels != 5)
+
+
 def test_a_sample_is_the_same_alone_in_a_batch_and_from_its_file(tmp_path):
     model = train(pictures(tmp_path / "data", "RGB"), tmp_path / "run").load("cpu")
     many = model.sample(9, seed=0, steps=4, eta=0.5)

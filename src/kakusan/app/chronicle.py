@@ -104,7 +104,7 @@ class Chronicle(Hooks):
         loaded = Loaded(model, {})
         samples = loaded.draw(preview_request(loaded, self.budget.preview, PREVIEW_STEPS, 0.0))
         self.run.samples.mkdir(exist_ok=True)
-        grid = sheet.grid([s.data for s in samples], columns=8)
+        grid = sheet.grid([s.shown for s in samples], columns=8)
         sheet.save(grid, self.run.samples / f"step-{step:06d}.png")
 
 

@@ -325,7 +325,7 @@ def _finish(
     loaded = load(run.model, str(next(result.model.parameters()).device))
     samples = chronicle.final_samples(loaded, hooks.budget.final)
     labels = [str(s.label) for s in samples] if loaded.classes else None
-    sheet.save(sheet.grid([s.data for s in samples], columns=8, labels=labels), run.path / "grid.png")
+    sheet.save(sheet.grid([s.shown for s in samples], columns=8, labels=labels), run.path / "grid.png")
     raw = torch.stack([s.raw for s in samples if s.raw is not None])
     context = {"run": run.path, "minutes": summary["minutes"], "epochs": summary["epochs"]}
     findings = diagnose(raw, reference, context)

@@ -43,6 +43,11 @@ class Sample:
         return self.record.data
 
     @property
+    def shown(self) -> np.ndarray:
+        """The sample as a picture to look at, (H, W, C) uint8 or uint16."""
+        return self.domain.shown(self.record)
+
+    @property
     def label(self) -> Any:
         """The class it was asked to be, if any."""
         return self.recipe.get("cond", {}).get("label")
@@ -54,8 +59,8 @@ class Sample:
     def _repr_png_(self) -> bytes | None:
         from PIL import Image as Pil
 
-        a = self.data
-        if a.ndim != 3 or a.shape[2] not in (1, 3, 4) or a.dtype == np.float32:
+        a = self.shown
+        if a.ndim != 3 or a.shape[2] not in (1, 3, 4):
             return None
         if a.dtype == np.uint16:
             a = (a >> 8).astype(np.uint8)
@@ -205,7 +210,7 @@ class Loaded:
             tell(last.index + 1, last.count)
             if film and _kept(last.index, last.count):
                 for kept, record in zip(frames, self.records(last), strict=True):
-                    kept.append(record.data)
+                    kept.append(self.domain.shown(record))
         assert last is not None
         decoded = self.domain.decode(last.x)
         records = self.domain.records(decoded)

@@ -85,7 +85,7 @@ def _top(page: Report, findings: Sequence[Finding], summary: dict[str, Any]) -> 
 def _samples(page: Report, run: RunDir, loaded: Loaded, samples: Sequence[Sample]) -> None:
     section = page.section("Samples", "Drawn with fixed seeds and the model's own defaults; nothing was picked.")
     labels = [str(s.label) for s in samples] if loaded.classes else None
-    section.pictures([s.data for s in samples], labels, alt="samples of the finished model")
+    section.pictures([s.shown for s in samples], labels, alt="samples of the finished model")
     grids = sorted(run.samples.glob("step-*.png"))
     if grids:
         grids = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, 6).astype(int))]
@@ -154,7 +154,9 @@ def _noise(page: Report, project: Project, loaded: Loaded, objective: Any) -> No
         alpha, sigma = process.scales(t)
         frames.append((process.noised(x0, eps, t) / (alpha + sigma).clamp(min=1.0).to(x0.dtype))[0])
         labels.append(f"lam {float(level):g}")
-    section.strip([r.data for r in project.domain.records(torch.stack(frames))], labels, "The forward process")
+    section.strip(
+        [project.domain.shown(r) for r in project.domain.records(torch.stack(frames))], labels, "The forward process"
+    )
     grid = torch.linspace(0.001, 1, 200, dtype=torch.float64)
     lams = process.logsnr(grid).clamp(-10, 10)
     grid_part = build(dict(loaded.info()["defaults"])["grid"], "grid")
@@ -203,21 +205,28 @@ def _data(page: Report, project: Project, samples: Sequence[Sample], copying: Co
     section = page.section("Data")
     section.details("What was trained on", project.sheet())
     some = project.domain.records(project.some(24))
-    section.pictures([r.data for r in some], caption="Pictures of the data, as the model sees them")
+    section.pictures([project.domain.shown(r) for r in some], caption="Pictures of the data, as the model sees them")
     for name, reason in project.cache.broken[:20]:
         section.note(f"{name}: {reason}", "warning", "Left out.")
     if copying is None:
         return
-    near = page.section("Copies", copying.message)
+    near = page.section("Copies", f"{copying.message[:1].upper()}{copying.message[1:]}.")
     if copying.pairs:
         shown: list[np.ndarray] = []
         words: list[str] = []
         pool = project.train
         for pair in copying.pairs[:8]:
             match = project.domain.records(project.domain.floats(pool.rows(np.array([pair.train]))))[0]
-            shown += [samples[pair.sample].data, match.data]
-            words += [f"sample {pair.sample}", "nearest in data"]
-        near.pictures(shown, words, caption="The samples nearest to a training picture, each beside it")
+            shown.append(_beside(samples[pair.sample].shown, project.domain.shown(match)))
+            words.append(f"sample {pair.sample} and its nearest")
+        scale = max(1, 240 // shown[0].shape[1])
+        near.pictures(shown, words, "The samples nearest to a training picture, each with that picture", scale=scale)
+
+
+def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Two pictures of one size as one, a white strip between them."""
+    strip = np.full_like(left[:, :2], np.iinfo(left.dtype).max)
+    return np.concatenate([left, strip, right], 1)
 
 
 def _recipe(page: Report, run: RunDir) -> None:

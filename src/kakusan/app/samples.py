@@ -23,8 +23,8 @@ def save_samples(samples: Sequence[Sample], out: str | Path, film: bool = False,
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [s.save(folder / f"seed-{s.seed:06d}.png", recipe) for s in samples]
-    pictures = [s.data for s in samples]
-    if pictures[0].ndim == 3 and pictures[0].shape[2] in (1, 3, 4) and pictures[0].dtype != np.float32:
+    pictures = [s.shown for s in samples]
+    if pictures[0].ndim == 3 and pictures[0].shape[2] in (1, 3, 4):
         labels = [str(s.label) for s in samples] if samples[0].label is not None else None
         if film and samples[0].frames:
             count = min(len(s.frames) for s in samples)

@@ -60,6 +60,10 @@ class Domain(Part, abc.ABC):
         """Back from the space that is diffused, differentiably; identity unless latent."""
         return z
 
+    def shown(self, record: Record) -> np.ndarray:
+        """The record as a picture to look at, (H, W, C) uint8 or uint16; what it holds unless a domain knows better."""
+        return record.data
+
     @abc.abstractmethod
     def save(self, record: Record, path: Path, recipe: Mapping[str, Any] | None = None) -> Path:
         """Write a record losslessly, with the recipe that made it inside; returns the path written."""

@@ -178,6 +178,13 @@ class Image(Domain):
         data = values.astype(np.float32) if self.depth == 32 else np.rint(values).astype(DTYPES[self.depth])
         return [Record(a, {"generated": True}) for a in data]
 
+    def shown(self, record: Record) -> np.ndarray:
+        """Floats with ``low`` as black and ``high`` as white, (H, W, C) uint8; everything else as it is."""
+        if record.data.dtype.kind != "f":
+            return record.data
+        unit = (record.data.astype(np.float64) - self.low) / (self.high - self.low)
+        return np.rint(255 * np.clip(np.nan_to_num(unit), 0, 1)).astype(np.uint8)
+
     def save(self, record: Record, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Path:
         """Write a PNG (8 or 16 bits), or a ``.npy`` where a PNG can not hold the data; returns the path written.
 
