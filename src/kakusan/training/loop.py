@@ -16,14 +16,13 @@ from torch import nn
 
 from kakusan.core.model import Model
 from kakusan.core.rng import mix
-from kakusan.part import KakusanError
 from kakusan.training import moments
-from kakusan.training import state as disk
 from kakusan.training.ema import load_weights
 from kakusan.training.hooks import Hooks, Result
 from kakusan.training.machine import machine, seeded
+from kakusan.training.ranks import ALONE, Ranks
 from kakusan.training.running import Running
-from kakusan.training.saving import restore, restore_weights, save
+from kakusan.training.saving import load, restore, restore_weights, save
 from kakusan.training.schedule import Clock
 from kakusan.training.settings import Training
 from kakusan.training.stop import Stop
@@ -48,11 +47,14 @@ def run(
     spent: float = 0.0,
     reserve: float = 0.0,
     now: Callable[[], float] = time.monotonic,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Train ``model`` in ``run_dir`` (log.jsonl, events.jsonl, state/) until done or asked to stop.
 
     ``spent``: seconds of ``settings.minutes`` used before this call; ``reserve``: seconds to leave for after it.
     ``resume``: go on from the newest whole checkpoint, bit-identically (same machine, threads, versions).
+    ``ranks``: the processes that share the run; each is given its own block of ``batches`` and of ``held_out``, and
+    only the first one's hooks, clock and ``run_dir`` are used.
     ``stop``: an entered Stop; by default the run installs its own. The model is trained in place and ends with the last
     raw weights; the ones to ship are in the result. Raises KakusanError when the run can not go on, DiskFull when its
     last save fails.
@@ -62,16 +64,18 @@ def run(
         machine(torch.device(device), settings.flush_denormal) as flushed,
     ):
         folder = Path(run_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        live = Running(model, batches, settings, folder, torch.device(device), hooks or Hooks(), flag, held_out)
+        if ranks.first:
+            folder.mkdir(parents=True, exist_ok=True)
+        heard = (hooks if ranks.first else None) or Hooks()
+        live = Running(model, batches, settings, folder, torch.device(device), heard, flag, held_out, ranks)
         live.clock, live.reserve, live.flushed = Clock(spent, now), reserve, flushed
         return _go(live, resume)
 
 
 def _go(live: Running, resume: bool) -> Result:
-    saved = disk.load(live.folder / "state", live.notice)
+    saved = load(live)
     if saved and not resume:
-        raise KakusanError(
+        raise live.ranks.error(
             f"{live.folder} holds a training already: kakusan resume {live.folder}, or choose another folder"
         )
     if saved:
@@ -82,6 +86,7 @@ def _go(live: Running, resume: bool) -> Result:
     done = live.finished is not None or (_train(live) and _finish(live))
     if not done:
         save(live, scheduled=False, must=True)
+    live.ranks.wait()  # none leaves while another still needs it
     return _result(live, interrupted=not done)
 
 
@@ -89,28 +94,37 @@ def _train(live: Running) -> bool:
     """Step until the end (True) or a request to stop (False)."""
     while True:
         moments.decide(live)
-        if live.stop() or not moments.evaluate(live):
-            return False
-        moments.preview(live)
-        if live.stop():
+        stop, late = live.ranks.agree(live.stop(), live.ranks.first and _unsaved(live))
+        if stop or not moments.evaluate(live) or not moments.preview(live):
             return False
         if live.step == live.schedule.total:
             return True
-        if live.clock.elapsed() - live.saved_at >= 60 * live.settings.checkpoint_minutes:
+        if late:
             save(live, scheduled=True)
         _step(live)
         if live.step % live.settings.log_every == 0 or live.step == live.schedule.total:
             _record(live)
 
 
+def _unsaved(live: Running) -> bool:
+    return live.clock.elapsed() - live.saved_at >= 60 * live.settings.checkpoint_minutes
+
+
 def _step(live: Running) -> None:
     factor = live.rate * live.schedule.factor(live.step)
     for group in live.optimiser.param_groups:
         group["lr"] = group["initial_lr"] * factor
-    with seeded(mix(live.settings.seed, "network", live.step), live.device):
-        loss, lam = live.terms(live.model, *live.feed.at(live.step), live.step)
-        mean = loss.mean()
-        mean.backward()  # type: ignore[no-untyped-call]
+    batch, rng = live.feed.at(live.step)
+    other = [live.ranks.rank] if live.ranks.rank else []  # dropout differs from process to process
+    with (
+        seeded(mix(live.settings.seed, "network", live.step, *other), live.device),
+        live.ranks.together(f"at step {live.step}"),
+    ):
+        loss, lam = live.terms(live.model, batch, rng, live.step)
+        mean = loss.mean()  # blocks are of equal size: the mean of their means is the mean of the batch
+        # a loss that is not finite makes no finite gradient, here or, once averaged, in any process
+        mean.backward(torch.where(torch.isfinite(mean.detach()), 1.0, torch.nan).to(mean.dtype))
+        live.gradients.finish()
     norm = nn.utils.clip_grad_norm_(live.params, live.settings.clip)
     finite = torch.isfinite(mean.detach()) & torch.isfinite(norm)
     live.optimiser.step(finite=finite)
@@ -163,13 +177,13 @@ def _lose_patience(live: Running, norms: list[float]) -> None:
     if worst < PATIENCE:
         return
     if live.rollbacks >= ROLLBACKS:
-        raise KakusanError(
+        raise live.ranks.error(
             f"the loss was not finite again after {ROLLBACKS} roll-backs (step {live.step}): check the data "
             "(kakusan data check), or train with a lower optim.lr"
         )
-    saved = disk.load(live.folder / "state", live.notice, scheduled=True)
+    saved = load(live, scheduled=True)
     if saved is None:
-        raise KakusanError(
+        raise live.ranks.error(
             f"no checkpoint to roll back to in {live.folder / 'state'}: start a new run with a lower optim.lr"
         )
     restore_weights(live, saved)

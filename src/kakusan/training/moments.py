@@ -22,14 +22,7 @@ def decide(live: Running) -> None:
         if live.step == live.began + 1:
             live.clock.look(live.step)  # the first step pays for compilation and caches
         return
-    event = live.events.replay("pace", live.step)
-    if event is None:
-        wait(live.device)
-        event = live.schedule.decide(live.step, *_seconds(live))
-        event["seconds"] = round(live.clock.elapsed(), 3)
-        live.events.append(event)
-    else:
-        live.clock.look(live.step)
+    event = live.ranks.lead(lambda: _pace(live))
     live.schedule.apply(event)
     live.hooks.on_event(event)
 
@@ -58,18 +51,21 @@ def evaluate(live: Running) -> bool:
     return True
 
 
-def preview(live: Running) -> None:
-    """Samples of the averaged weights, when they are due."""
+def preview(live: Running) -> bool:
+    """Samples of the averaged weights, when they are due; False when asked to stop on the way."""
     points, asked = live.settings.previews, live.previews
     while due(live.step, live.schedule.total, points, live.previews, power=2.0):
         live.previews += 1
     if live.previews == asked:
-        return
+        return True
     live.ema.write(live.settings.ship, live.shadow)
     with live.clock.aside("preview"), torch.no_grad(), seeded(0, live.device):
         live.hooks.on_preview(live.step, live.shadow)
-    if live.stop():
+        live.ranks.wait()  # the first draws, the others do not
+    if live.stopping():
         live.previews = asked  # it may have been cut short: drawn again on resume
+        return False
+    return True
 
 
 def choose(live: Running) -> bool:
@@ -93,6 +89,18 @@ def choose(live: Running) -> bool:
     live.event({"kind": "chosen", "step": live.step, **chosen})
     live.finished = chosen
     return True
+
+
+def _pace(live: Running) -> dict[str, Any]:
+    event = live.events.replay("pace", live.step)
+    if event is None:
+        wait(live.device)
+        event = live.schedule.decide(live.step, *_seconds(live))
+        event["seconds"] = round(live.clock.elapsed(), 3)
+        live.events.append(event)
+    else:
+        live.clock.look(live.step)
+    return event
 
 
 def _seconds(live: Running) -> tuple[float, float]:
