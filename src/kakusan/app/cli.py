@@ -33,6 +33,7 @@ class Outcome:
     text: str = ""
     path: Path | None = None
     code: int = 0
+    silent: bool = False  # another process prints it
 
 
 def _version() -> str:
@@ -263,7 +264,8 @@ def _run(words: list[str]) -> int:
     if not isinstance(command, App) and command in _VERBS:
         with contextlib.redirect_stdout(sys.stderr):
             outcome = command(*bound.args, **bound.kwargs)
-        _print(outcome, bool(bound.arguments.get("json")))
+        if not outcome.silent:
+            _print(outcome, bool(bound.arguments.get("json")))
         return outcome.code
     command(*bound.args, **bound.kwargs)  # --help, --version
     return 0
@@ -289,6 +291,8 @@ def _guarded(work: Callable[[], int], as_json: bool) -> int:
     except cyclopts.CycloptsError as error:
         return _failed(f"{_usage(error)} (see kakusan --help)", 2, as_json)
     except KakusanError as error:
+        if getattr(error, "told", False):  # by the first of several processes
+            return 2
         return _failed(str(error), 2, as_json)
     except KeyboardInterrupt:
         return 130
@@ -339,7 +343,9 @@ def _named(item: str) -> tuple[str, str]:
 
 
 def _trained(done: Any, progress: Any) -> Outcome:
-    """Remarks on a finished or interrupted run, and its outcome."""
+    """Remarks on a finished or interrupted run, and its outcome; of several processes the first one speaks."""
+    if not done.first:
+        return Outcome(silent=True)
     for finding in done.findings:
         (progress.problem if finding.severity == "problem" else progress.warn)(finding.line())
     if done.report and not done.interrupted:
