@@ -1,6 +1,7 @@
 """One process of a training of a small U-Net that may be shared by several; started by test_ranks.py.
 
-``python one_of_many.py FOLDER '{"steps": 20, ...}'`` leaves each process's last weights in FOLDER/rank-R.safetensors.
+``python one_of_many.py FOLDER '[["name", {"steps": 20, ...}], ...]'`` trains in FOLDER/name, one after the other, and
+prints a line of JSON for each; process R leaves its weights of run N in FOLDER/name/N-R.safetensors.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from kakusan.training.data import Batches, Dataset
 from kakusan.training.hooks import Hooks, Result
 from kakusan.training.loop import run
 from kakusan.training.optim import AdamW, Muon
-from kakusan.training.ranks import ALONE, Ranks, join
+from kakusan.training.ranks import ALONE, Lost, Ranks, join
 from kakusan.training.settings import Training
 from kakusan.training.watch import HeldOut
 
@@ -93,19 +94,27 @@ def train(folder: Path, wish: dict[str, Any], ranks: Ranks = ALONE, hooks: Hooks
 
 
 def main() -> None:
-    folder, wish = Path(sys.argv[1]), json.loads(sys.argv[2])
+    folder, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
     torch.set_num_threads(1)
-    rank = os.environ["RANK"]
     try:
         with join() as ranks:
-            result = train(folder, wish, ranks)
-            weights = {n: t.contiguous() for n, t in result.model.state_dict().items()}
-            folder.mkdir(exist_ok=True)
-            save_file(weights, folder / f"rank-{rank}.safetensors")
-            print(json.dumps({"interrupted": result.interrupted, "step": result.step, "loss": result.loss}))
-    except KakusanError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            for number, (name, wish) in enumerate(jobs):
+                print(json.dumps(report(folder / name, wish, ranks, number)), flush=True)
+    except Lost as error:
+        print(error, file=sys.stderr)
         sys.exit(2)
+
+
+def report(folder: Path, wish: dict[str, Any], ranks: Ranks, number: int) -> dict[str, Any]:
+    try:
+        result = train(folder, wish, ranks)
+    except Lost:
+        raise
+    except KakusanError as error:
+        return {"error": str(error), "told": getattr(error, "told", False)}
+    weights = {n: t.contiguous() for n, t in result.model.state_dict().items()}
+    save_file(weights, folder / f"{number}-{ranks.rank}.safetensors")
+    return {"interrupted": result.interrupted, "step": result.step, "loss": result.loss}
 
 
 if __name__ == "__main__":

@@ -85,9 +85,7 @@ def restore(live: Running, saved: disk.Saved) -> None:
         live.notice("denormal numbers are treated otherwise than before the interruption: last digits may differ")
     if meta.get("world", 1) != live.ranks.world:
         then, now = meta.get("world", 1), live.ranks.world
-        live.notice(
-            f"begun with {then} process(es), resumed with {now}: last digits may differ, and dropout's draws do"
-        )
+        live.notice(f"begun with {then} process(es), resumed with {now}: last digits may differ")
     restore_weights(live, saved)
     for name in _COUNTERS:
         setattr(live, name, meta[name])
