@@ -2,6 +2,7 @@
 
 ``python one_of_many.py FOLDER '[["name", {"steps": 20, ...}], ...]'`` trains in FOLDER/name, one after the other, and
 prints a line of JSON for each; process R leaves its weights of run N in FOLDER/name/N-R.safetensors.
+A third argument: the seconds that a step may take.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from kakusan.core.space import Flat
 from kakusan.domains.image import Image
 from kakusan.nets.unet import UNet
 from kakusan.part import KakusanError
+from kakusan.training import ranks as module
 from kakusan.training.data import Batches, Dataset
 from kakusan.training.hooks import Hooks, Result
 from kakusan.training.loop import run
@@ -42,7 +45,7 @@ DOMAIN = Image([8, 8], "L")
 
 
 class Hurt(Batches):
-    """Batches whose process comes to harm at a step: stopped, killed, or given a picture that is not finite."""
+    """Batches whose process comes to harm at a step: a signal, or a picture that is not finite."""
 
     harm: tuple[str, int] = ("", -1)
 
@@ -51,7 +54,7 @@ class Hurt(Batches):
         if step == when and kind == "nan":
             made.x0[0] = torch.nan
         elif step == when and kind:
-            os.kill(os.getpid(), signal.SIGTERM if kind == "stop" else signal.SIGKILL)
+            os.kill(os.getpid(), getattr(signal, kind))
             time.sleep(0.05)
         return made
 
@@ -96,6 +99,8 @@ def train(folder: Path, wish: dict[str, Any], ranks: Ranks = ALONE, hooks: Hooks
 def main() -> None:
     folder, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
     torch.set_num_threads(1)
+    if len(sys.argv) > 3:
+        module.STEP = timedelta(seconds=float(sys.argv[3]))
     try:
         with join() as ranks:
             for number, (name, wish) in enumerate(jobs):

@@ -45,14 +45,14 @@ def one_thread() -> Any:
     torch.set_num_threads(before)
 
 
-def start(folder: Path, jobs: list[Job], world: int = 2) -> list[subprocess.Popen[str]]:
+def start(folder: Path, jobs: list[Job], world: int = 2, *more: str) -> list[subprocess.Popen[str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder), json.dumps(jobs)],
+            [sys.executable, str(WORKER), str(folder), json.dumps(jobs), *more],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
@@ -113,9 +113,9 @@ JOBS: list[Job] = [
     ("curve", CURVE),
     ("nan", {"steps": 6, "warmup": 0, "harm": [1, "nan", 3]}),
     ("straight", EXACT),
-    ("broken", EXACT | {"harm": [1, "stop", 7]}),
+    ("broken", EXACT | {"harm": [1, "SIGTERM", 7]}),
     ("broken", EXACT | {"resume": True}),
-    ("mixed", MIXED | {"harm": [0, "stop", 6]}),
+    ("mixed", MIXED | {"harm": [0, "SIGTERM", 6]}),
     ("broken", EXACT),
     ("timed", {"minutes": 0.02}),
 ]
@@ -209,11 +209,24 @@ def test_an_error_of_all_is_told_by_the_first(two: Any) -> None:
 
 
 def test_a_dead_process_ends_the_others_with_a_reason(tmp_path: Path) -> None:
-    done = ended(start(tmp_path, [("run", {"steps": 10_000, "harm": [1, "kill", 5]})]))
+    done = ended(start(tmp_path, [("run", {"steps": 10_000, "harm": [1, "SIGKILL", 5]})]))
     assert [code for code, _, _ in done] == [2, -signal.SIGKILL]
     line = done[0][2].strip().splitlines()[-1]
     assert line.startswith("process 0 of 2 lost another one") and "kakusan resume" in line
     assert state.load(tmp_path / "run" / "state", pytest.fail) is not None
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    first, second = start(tmp_path, [("run", {"steps": 10_000, "harm": [1, "SIGSTOP", 5]})], 2, "20")
+    try:
+        complained = first.communicate(timeout=LIMIT)[1]
+    finally:
+        first.kill()
+        second.kill()
+        second.communicate()
+    assert first.returncode == 2
+    assert "process 0 of 2 lost another one" in complained and "imed out" in complained
 
 
 # -- the environment -------------------------------------------------------------------------------------
