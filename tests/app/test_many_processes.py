@@ -15,7 +15,13 @@ import pytest
 
 from kakusan.training.events import read_rows
 
-SMALL = ["denoiser.net.width=8", "denoiser.net.blocks=1", "training.batch=8", "training.log_every=1"]
+SMALL = [
+    "denoiser.net.width=8",
+    "denoiser.net.blocks=1",
+    "training.batch=8",
+    "training.log_every=1",
+    "training.precision=fp32",
+]
 
 
 @pytest.fixture
