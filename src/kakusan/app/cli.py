@@ -344,7 +344,7 @@ def _named(item: str) -> tuple[str, str]:
 
 def _trained(done: Any, progress: Any) -> Outcome:
     """Remarks on a finished or interrupted run, and its outcome; of several processes the first one speaks."""
-    if not done.first:
+    if not getattr(done, "first", True):
         return Outcome(silent=True)
     for finding in done.findings:
         (progress.problem if finding.severity == "problem" else progress.warn)(finding.line())
