@@ -255,7 +255,8 @@ def _run(words: list[str]) -> int:
     if not isinstance(command, App) and command in _VERBS:
         with contextlib.redirect_stdout(sys.stderr):
             outcome = command(*bound.args, **bound.kwargs)
-        print_outcome(outcome, bool(bound.arguments.get("json")))
+        if not outcome.silent:
+            print_outcome(outcome, bool(bound.arguments.get("json")))
         return outcome.code
     command(*bound.args, **bound.kwargs)  # --help, --version
     return 0
@@ -277,7 +278,9 @@ def _named(item: str) -> tuple[str, str]:
 
 
 def _trained(done: Any, progress: Any) -> Outcome:
-    """Remarks on a finished or interrupted run, and its outcome."""
+    """Remarks on a finished or interrupted run, and its outcome; of several processes the first one speaks."""
+    if not getattr(done, "first", True):
+        return Outcome(silent=True)
     for finding in done.findings:
         (progress.problem if finding.severity == "problem" else progress.warn)(finding.line())
     if done.report and not done.interrupted:

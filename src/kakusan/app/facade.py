@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ from kakusan.files import write_json
 from kakusan.part import KakusanError
 from kakusan.training import loop, plan
 from kakusan.training.hooks import Result
+from kakusan.training.ranks import Ranks, join
 from kakusan.training.settings import Training
 
 __all__ = ["Loaded", "Sample", "Trained", "load", "model_info", "reproduce", "resume", "save_samples", "train"]
@@ -40,7 +43,10 @@ COMPARED = 20_000  # training pictures, at most, that samples are compared with
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left: the model's file (None when interrupted before any), the run and what was found."""
+    """What a training left: the model's file (None when interrupted before any), the run and what was found.
+
+    ``first``: False in the processes that only followed the first one.
+    """
 
     run: Path
     path: Path | None
@@ -48,6 +54,7 @@ class Trained:
     interrupted: bool
     findings: list[Finding] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
+    first: bool = True
 
     def load(self, device: str = "auto") -> Loaded:
         """The finished model, ready to sample."""
@@ -74,29 +81,48 @@ def train(
     """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if there are no ``steps`` either).
 
     ``recipe`` (a TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another
-    model's weights.
+    model's weights. In each of several processes (torchrun, Ray Train) it does that process's part.
     """
     begun = time.monotonic()
-    with progress or Progress() as shown:
-        chosen = pick_device(device)
+    with join() as ranks, progress or Progress() as given_progress:
+        shown = _shown(given_progress, ranks)
+        chosen = pick_device(ranks.device(device))
         given = {"labels": labels, "fit": fit, "flip": flip, "size": size}
         written = _written(recipe, overrides)
         settings = written.get("data", {}) | {k: v for k, v in given.items() if v is not None} | {"path": str(data)}
-        run = rundir.fresh(out, data)
+        run = RunDir(Path(ranks.lead(lambda: str(rundir.fresh(out, data).path))))
         try:
-            project = open_project(settings, shown, (written.get("model") or {}).get("domain"))
-            tree = _planned(project, written, overrides, minutes, steps, seed, start, chosen, shown)
+            project = _opened(settings, shown, (written.get("model") or {}).get("domain"), ranks)
+            tree = ranks.lead(
+                lambda: _planned(project, written, overrides, minutes, steps, seed, start, chosen, shown, ranks)
+            )
         except BaseException:
-            with contextlib.suppress(OSError):  # folders that hold something stay
-                run.path.rmdir()
-                if out is None:
-                    run.path.parent.rmdir()
+            if ranks.first:
+                with contextlib.suppress(OSError):  # folders that hold something stay
+                    run.path.rmdir()
+                    if out is None:
+                        run.path.parent.rmdir()
             raise
-        note = f"kakusan train {data}: everything that decides this run. Train again with --recipe."
-        recipes.write(run.recipe, tree, note)
-        about = {"device": str(chosen), "data": project.cache.fingerprint, "from": str(start) if start else None}
-        write_json(run.environment, rundir.environment() | about)
-        return _go(run, project, tree, chosen, shown, False, begun, start)
+        if ranks.first:
+            note = f"kakusan train {data}: everything that decides this run. Train again with --recipe."
+            recipes.write(run.recipe, tree, note)
+            about = {"device": str(chosen), "data": project.cache.fingerprint, "from": str(start) if start else None}
+            write_json(run.environment, rundir.environment() | about | {"processes": ranks.world})
+        return _go(run, project, tree, chosen, shown, False, begun, start, ranks)
+
+
+def _shown(progress: Progress, ranks: Ranks) -> Progress:
+    """One process of several talks."""
+    return progress if ranks.first else Progress(stream=io.StringIO(), quiet=True, live=False)
+
+
+def _opened(settings: Tree, shown: Progress, domain: Tree | None, ranks: Ranks) -> Project:
+    """The data, decoded once on each machine, and the same in every process."""
+    project = ranks.in_turn(lambda: open_project(settings, shown, domain))
+    ranks.same(
+        hashlib.sha256(np.asarray(project.cache.hashes).tobytes()).hexdigest(), f"the data in {settings['path']}"
+    )
+    return project
 
 
 def _written(path: str | Path | None, overrides: Sequence[str]) -> Tree:
@@ -116,6 +142,7 @@ def _planned(
     start: str | Path | None,
     device: torch.device,
     shown: Progress,
+    ranks: Ranks,
 ) -> Tree:
     """The run's whole recipe: the plan from data, time and machine, under the user's recipe, under overrides."""
     late = [o for o in overrides if not o.startswith("data.")]
@@ -126,6 +153,7 @@ def _planned(
 
     def overlay(tree: Tree) -> Tree:
         over = {k: v for k, v in written.items() if k != "data"}
+        tree["training"]["batch"] += -tree["training"]["batch"] % ranks.world
         tree = recipes.merge(recipes.merge(tree, base), over)
         if "steps" in wanted or "minutes" in wanted:
             tree["training"] |= {"steps": None, "minutes": None}
@@ -134,13 +162,17 @@ def _planned(
         tree = recipes.fit_ports(recipes.override(tree, late))
         if tree["training"].get("steps") is not None and minutes is None:
             tree["training"]["minutes"] = None
+        if tree["training"]["batch"] % ranks.world:
+            raise KakusanError(
+                f"training.batch={tree['training']['batch']}: it needs a multiple of the {ranks.world} processes"
+            )
         _same_classes(project, tree)
         return tree
 
     shown.note(f"timing networks on {device} ...")
     made = plan.make(
         project.facts,
-        lambda n: project.sample_batch(n, device),
+        lambda n: project.sample_batch(n // ranks.world, device),
         minutes=10.0,
         steps=None,
         seed=0,
@@ -206,26 +238,34 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
     Longer training of a finished run is a new run, RUN-2, which starts from its weights.
     """
     begun = time.monotonic()
-    with progress or Progress() as shown:
-        folder = rundir.existing(run)
-        tree = recipes.read(folder.recipe)
-        if folder.model.is_file() and folder.report.is_file():
-            if minutes is None:
-                raise KakusanError(
-                    f"{run}: this run is finished; train it for longer with: kakusan resume {run} --minutes 30"
-                )
-            return _longer(folder, tree, minutes, shown)
-        if minutes is not None:
-            raise KakusanError(f"{run}: still unfinished, its length is decided; first: kakusan resume {run}")
-        about = _environment(folder)
-        device = pick_device(str(about.get("device", "auto")))
-        project = open_project(tree["data"], shown, tree["model"]["domain"])
-        if about.get("data", project.cache.fingerprint) != project.cache.fingerprint:
-            raise KakusanError(
-                f"{run}: the pictures in {tree['data']['path']} are not those the run began with; "
-                f"put them back as they were, or begin a new run: kakusan train {tree['data']['path']}"
-            )
-        return _go(folder, project, tree, device, shown, True, begun, about.get("from"))
+    with join() as ranks, progress or Progress() as given_progress:
+        shown, folder = _shown(given_progress, ranks), RunDir(Path(run))
+        tree, finished, about = ranks.lead(lambda: _begun(folder, minutes))
+        if finished:
+            return _longer(folder, tree, minutes or 0, shown)
+        device = pick_device(ranks.device(str(about.get("device", "auto"))))
+        project = _opened(tree["data"], shown, tree["model"]["domain"], ranks)
+        ranks.lead(lambda: _same_data(folder, tree, about, project))
+        return _go(folder, project, tree, device, shown, True, begun, about.get("from"), ranks)
+
+
+def _begun(folder: RunDir, minutes: float | None) -> list[Any]:
+    """A run's recipe, whether it is finished, and what it was begun on; refused where ``minutes`` do not fit that."""
+    run = rundir.existing(folder.path).path
+    finished = folder.model.is_file() and folder.report.is_file()
+    if finished and minutes is None:
+        raise KakusanError(f"{run}: this run is finished; train it for longer with: kakusan resume {run} --minutes 30")
+    if not finished and minutes is not None:
+        raise KakusanError(f"{run}: still unfinished, its length is decided; first: kakusan resume {run}")
+    return [recipes.read(folder.recipe), finished, _environment(folder)]
+
+
+def _same_data(folder: RunDir, tree: Tree, about: dict[str, Any], project: Project) -> None:
+    if about.get("data", project.cache.fingerprint) != project.cache.fingerprint:
+        raise KakusanError(
+            f"{folder.path}: the pictures in {tree['data']['path']} are not those the run began with; "
+            f"put them back as they were, or begin a new run: kakusan train {tree['data']['path']}"
+        )
 
 
 def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trained:
@@ -256,6 +296,7 @@ def _go(
     again: bool,
     begun: float,
     start: str | Path | None,
+    ranks: Ranks,
 ) -> Trained:
     """Train, and finish: samples, findings, model file, report."""
     training = build(tree["training"], "training")
@@ -264,10 +305,11 @@ def _go(
         torch.manual_seed(training.seed)
         model = build(tree["model"], "model")
     assert isinstance(model, Model)
-    if start is not None and not (run.path / "state").exists():  # else the state has what became of them
+    begins = not (run.path / "state").exists()  # else the state has what became of the weights it began from
+    if start is not None and ranks.first and begins:
         _take_weights(model, start, shown)
-    batches = project.batches(training.batch, training.seed, device)
-    budget = Budget.of(model.to(device), project, training.minutes)
+    batches = project.batches(training.batch, training.seed, device, ranks.rank, ranks.world)
+    budget = Budget.of(model.to(device), project, training.minutes) if ranks.first else Budget(0, 0, 0.0)
     hooks = Chronicle(run, project, shown, budget)
     try:
         result = loop.run(
@@ -277,18 +319,24 @@ def _go(
             run.path,
             device,
             hooks,
-            held_out=project.held_out(training.batch, training.seed),
+            held_out=project.held_out(training.batch, training.seed, ranks.rank, ranks.world),
             resume=again,
             spent=time.monotonic() - begun if not again else 0.0,
             reserve=budget.reserve,
+            ranks=ranks,
         )
     finally:
         batches.close()
         shown.stop()
     if result.interrupted:
         shown.note(f"stopped at step {result.step:,}; everything is saved. Go on with: kakusan resume {run.path}")
-        return Trained(run.path, None, None, True)
-    return _finish(run, project, training, result, hooks, shown)
+        return Trained(run.path, None, None, True, first=ranks.first)
+    if ranks.first:
+        done = _finish(run, project, training, result, hooks, shown)
+    else:
+        done = Trained(run.path, run.model, run.report, False, first=False)
+    ranks.wait()
+    return done
 
 
 def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:

@@ -21,6 +21,8 @@ def guarded(work: Callable[[], int], as_json: bool) -> int:
     except cyclopts.CycloptsError as error:
         return _failed(f"{_usage(error)} (see kakusan --help)", 2, as_json)
     except KakusanError as error:
+        if getattr(error, "told", False):  # by the first of several processes
+            return 2
         return _failed(str(error), 2, as_json)
     except KeyboardInterrupt:
         return 130

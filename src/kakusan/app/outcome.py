@@ -21,6 +21,7 @@ class Outcome:
     text: str = ""
     path: Path | None = None
     code: int = 0
+    silent: bool = False  # another process prints it
 
 
 def print_outcome(outcome: Outcome, as_json: bool) -> None:

@@ -59,22 +59,26 @@ class Project:
             augment=Affine.parameters if self.augment else 0,
         )
 
-    def batches(self, batch: int, seed: int, device: torch.device | str = "cpu") -> Batches:
-        """The training batches of a run, on its device."""
+    def batches(
+        self, batch: int, seed: int, device: torch.device | str = "cpu", rank: int = 0, world: int = 1
+    ) -> Batches:
+        """The training batches of a run on its device, or one process's blocks of them."""
         device = torch.device(device)
         # a second thread on a CPU takes its time from the training itself (0.7 times the speed, measured);
         # for other devices it reads and pins the next batches while they work
         ahead = 0 if device.type == "cpu" else 2
         flip = bool(self.settings["flip"])
-        return Batches(self.train, self.domain, batch, seed, flip, self.augment, device=device, ahead=ahead)
+        return Batches(
+            self.train, self.domain, batch, seed, flip, self.augment, device=device, rank=rank, world=world, ahead=ahead
+        )
 
-    def held_out(self, batch: int, seed: int) -> HeldOut | None:
+    def held_out(self, batch: int, seed: int, rank: int = 0, world: int = 1) -> HeldOut | None:
         """Pictures kept aside, and as many of those trained on, as the training loop watches them."""
         if self.held is None:
             return None
-        size = min(batch, len(self.held))
+        size = max(1, min(batch, len(self.held)) // world) * world
         twins = self.train.subset(_spread(len(self.train), len(self.held)))
-        made = [Batches(part, self.domain, size, seed, ahead=0) for part in (self.held, twins)]
+        made = [Batches(part, self.domain, size, seed, rank=rank, world=world, ahead=0) for part in (self.held, twins)]
         return HeldOut(made[0], made[1], max(1, len(self.held) // size))
 
     def some(self, count: int, held: bool = False) -> torch.Tensor:

@@ -19,6 +19,7 @@ from kakusan.part import KakusanError, Part
 __all__ = ["AdamW", "Muon", "Optim", "Optimiser", "hidden_names", "orthogonalise"]
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steepest at 0, singular values end within about [0.7, 1.2]
+GRAM_FROM = 4  # columns a row: below it, iterating on the matrix itself is less work
 TINY = 1e-7  # keeps the norm of a zero matrix from dividing by zero
 
 
@@ -26,12 +27,12 @@ def orthogonalise(x: Tensor, iterations: int = 5, scale: float = 1.0) -> Tensor:
     """``scale`` times the nearest orthogonal matrices: ``X <- a X + b (X X^T) X + c (X X^T)^2 X`` from ``X / |X|``.
 
     x (n, rows, cols), a stack; returns the same shape and dtype, singular values in about [0.7, 1.2] (a zero matrix
-    stays zero). bf16 on CUDA; elsewhere wide matrices iterate on their Gram matrix alone, which is the same polynomial
-    for less than half of the arithmetic. Source: Jordan et al. 2024, "Muon".
+    stays zero). bf16 on CUDA; on a CPU wide matrices iterate on their Gram matrix alone, which is the same polynomial
+    for less arithmetic. Source: Jordan et al. 2024, "Muon".
     """
     if x.shape[-2] > x.shape[-1]:
         return orthogonalise(x.mT, iterations, scale).mT
-    if not x.is_cuda and x.shape[-1] >= 2 * x.shape[-2]:
+    if x.device.type == "cpu" and x.shape[-1] >= GRAM_FROM * x.shape[-2]:
         return _gram_steps(x, iterations, scale)
     return _plain_steps(x.bfloat16() if x.is_cuda else x, iterations).to(x.dtype) * scale
 
@@ -46,9 +47,14 @@ def _plain_steps(x: Tensor, iterations: int) -> Tensor:
 
 
 def _gram_steps(x: Tensor, iterations: int, scale: float = 1.0) -> Tensor:
-    """Every iterate is Q X, Q a polynomial in G = X X^T: iterate on rows x rows matrices and pass over X only twice."""
+    """Every iterate is Q X, Q a polynomial in G = X X^T: iterate on rows x rows matrices and pass over X only twice.
+
+    In float64: G holds squares, and Q grows 485-fold where they are small. In float32 G's last digit decides there (a
+    run parted from its twin by 3e-5 of the loss within 80 steps, measured; 3e-7 so, as with ``_plain_steps``).
+    """
     a, b, c = QUINTIC
-    gram = x @ x.mT
+    wide = x.double()
+    gram = wide @ wide.mT
     norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].sqrt() + TINY
     gram /= norm**2
     product: Tensor | None = None
@@ -59,7 +65,7 @@ def _gram_steps(x: Tensor, iterations: int, scale: float = 1.0) -> Tensor:
         if i + 1 < iterations:
             gram = factor @ gram @ factor
     assert product is not None
-    return (product * (scale / norm)) @ x
+    return (product * (scale / norm)).to(x.dtype) @ x
 
 
 def hidden_names(model: nn.Module) -> set[str]:

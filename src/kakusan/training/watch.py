@@ -48,9 +48,13 @@ def levels(lam: Tensor) -> Tensor:
 
 
 class Meter:
-    """Sums and counts of the loss by noise level, on the device: nothing waits for them until ``read``."""
+    """Sums and counts of the loss by noise level, on the device: nothing waits for them until ``read``.
 
-    def __init__(self, device: torch.device) -> None:
+    ``total`` adds up the tables of several processes.
+    """
+
+    def __init__(self, device: torch.device, total: Callable[[Tensor], Tensor] = lambda table: table) -> None:
+        self.total = total
         self.table = torch.zeros(2, len(EDGES) - 1, device=device)
 
     def add(self, loss: Tensor, lam: Tensor, finite: Tensor | None = None) -> None:
@@ -61,7 +65,7 @@ class Meter:
 
     def read(self) -> tuple[list[float | None], list[int]]:
         """Mean loss by level (None where nothing fell) and counts; waits for the device."""
-        sums, counts = self.table.tolist()
+        sums, counts = self.total(self.table).tolist()
         means = [s / n if n and math.isfinite(s) else None for s, n in zip(sums, counts)]
         return means, [int(n) for n in counts]
 
@@ -73,8 +77,14 @@ class Watch:
     set when the held-out score was worse than its best twice in a row while the training score went on falling.
     """
 
-    def __init__(self, terms: Terms, data: HeldOut, device: torch.device) -> None:
-        self.terms, self.data, self.device = terms, data, device
+    def __init__(
+        self,
+        terms: Terms,
+        data: HeldOut,
+        device: torch.device,
+        total: Callable[[Tensor], Tensor] = lambda table: table,
+    ) -> None:
+        self.terms, self.data, self.device, self.total = terms, data, device, total
         self.count = 0  # batches of each side, fixed at the first evaluation
         self.first: dict[str, list[float | None]] = {}
         self.best: dict[str, float] | None = None  # step, score, train
@@ -86,7 +96,7 @@ class Watch:
         """``{"held": losses by level, "train": ..., "counts": ...}``, None when stopped on the way."""
         row: dict[str, Any] = {}
         for side, batches in (("held", self.data.held), ("train", self.data.train)):
-            meter = Meter(self.device)
+            meter = Meter(self.device, self.total)
             for i in range(self.count):
                 if stop():
                     return None
