@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,8 +70,10 @@ class Budget:
 class Chronicle(Hooks):
     """Hooks of the training loop: the progress line, and a grid of the same seeds over time."""
 
-    def __init__(self, run: RunDir, project: Project, progress: Progress, budget: Budget) -> None:
-        self.run, self.project, self.progress, self.budget = run, project, progress, budget
+    def __init__(
+        self, run: RunDir, project: Project, progress: Progress, budget: Budget, stop: Callable[[], bool]
+    ) -> None:
+        self.run, self.project, self.progress, self.budget, self.stop = run, project, progress, budget, stop
         self.warnings: list[str] = []
         self.minutes: float | None = None
         self.total: int | None = None
@@ -102,7 +105,9 @@ class Chronicle(Hooks):
 
     def on_preview(self, step: int, model: Model) -> None:
         loaded = Loaded(model, {})
-        samples = loaded.draw(preview_request(loaded, self.budget.preview, PREVIEW_STEPS, 0.0))
+        samples = loaded.draw(preview_request(loaded, self.budget.preview, PREVIEW_STEPS, 0.0), stop=self.stop)
+        if self.stop():
+            return  # the loop asks for this preview again on resume
         self.run.samples.mkdir(exist_ok=True)
         grid = sheet.grid([s.shown for s in samples], columns=8)
         sheet.save(grid, self.run.samples / f"step-{step:06d}.png")
@@ -116,9 +121,11 @@ def preview_request(loaded: Loaded, count: int, steps: int | None = None, eta: f
     return Request(seeds=list(range(count)), cond=cond, steps=steps, eta=eta)
 
 
-def final_samples(loaded: Loaded, count: int = FINAL) -> list[Sample]:
-    """The samples at the end of a run, the first of them with its reverse process."""
-    filmed = loaded.draw(preview_request(loaded, 1), film=True)
-    samples = loaded.draw(preview_request(loaded, count))
+def final_samples(loaded: Loaded, count: int, stop: Callable[[], bool]) -> list[Sample]:
+    """The samples at the end of a run, the first of them with its reverse process; none when asked to stop."""
+    filmed = loaded.draw(preview_request(loaded, 1), film=True, stop=stop)
+    samples = loaded.draw(preview_request(loaded, count), stop=stop)
+    if stop():
+        return []
     samples[0].frames = filmed[0].frames
     return samples

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from cyclopts import App, Group, Parameter
 from kakusan.app.failures import guarded
 from kakusan.app.outcome import Outcome, flat, print_outcome, printed, table
 from kakusan.part import KakusanError
+from kakusan.training.stop import Stop, interruptible
 
 __all__ = ["app", "main"]
 
@@ -129,14 +131,26 @@ def sample(
         from kakusan.app import facade
         from kakusan.app.show import Progress
 
-    with Progress() as progress:
+    with Progress() as progress, Stop() as stop:
         loaded = facade.load(model, device=device)
         progress.start(count, "sampling", "step")
         samples = loaded.sample(
             count, prompt=prompt, label=label, seed=seed, steps=steps, solver=solver, guidance=guidance, eta=eta,
-            size=size, cond=conds or None, film=film, batch=batch, progress=progress.update,
+            size=size, cond=conds or None, film=film, batch=batch, progress=progress.update, stop=stop,
         )  # fmt: skip
         progress.stop()
+        made = len(samples)
+        if made < count:
+            words = {
+                "": [model, *([prompt] if prompt is not None else [])], "-n": count - made, "--seed": seed + made,
+                "--steps": steps, "--solver": solver, "--guidance": guidance, "--eta": eta, "--size": size,
+                "--label": label, "--cond": cond, "--film": film, "--no-recipe": not recipe, "--out": out,
+                "--batch": batch, "--device": device if device != "auto" else None,
+            }  # fmt: skip
+            rest = _command("sample", words)
+            progress.note(f"stopped: {made:,} of {count:,} samples are made and saved; the rest: {rest}")
+            if not made:
+                return Outcome({"path": None, "files": [], "interrupted": True, "rest": rest}, code=130)
         paths = [Path(p) for p in facade.save_samples(samples, out, film=film, recipe=recipe)]
         found = _examined(samples, loaded)
         for finding in found:
@@ -145,6 +159,8 @@ def sample(
     grid = next((p for p in paths if p.stem == "grid"), paths[-1])
     files = [str(p) for p in paths]
     data = {"path": str(grid), "files": files, "healthy": healthy, "findings": [f.dict() for f in found]}
+    if made < count:
+        return Outcome(data | {"interrupted": True, "rest": rest}, path=grid, code=130)
     return Outcome(data, path=grid)
 
 
@@ -243,9 +259,10 @@ def _without_collecting() -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: runs a verb, prints its outcome, exits with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    code = guarded(lambda: _run(words), "--json" in words)
-    with contextlib.suppress(BrokenPipeError, OSError):
-        sys.stdout.flush()
+    with interruptible():
+        code = guarded(lambda: _run(words), "--json" in words)
+        with contextlib.suppress(BrokenPipeError, OSError):
+            sys.stdout.flush()
     sys.exit(code)
 
 
@@ -268,6 +285,15 @@ _VERBS = (train, sample, resume, info, doctor, check, reproduce)
 def _positive(name: str, value: float | None) -> None:
     if value is not None and not value > 0:
         raise KakusanError(f"{name} {value}: must be greater than 0")
+
+
+def _command(verb: str, words: dict[str, Any]) -> str:
+    """A command to type: flags by name; None and False are left out, True stands alone, a list repeats its flag."""
+    said = ["kakusan", verb]
+    for flag, value in words.items():
+        for each in value if isinstance(value, list) else [] if value is None or value is False else [value]:
+            said += [*([flag] if flag else []), *([] if each is True else [str(each)])]
+    return shlex.join(said)
 
 
 def _named(item: str) -> tuple[str, str]:

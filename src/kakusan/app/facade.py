@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from kakusan.training import loop, plan
 from kakusan.training.hooks import Result
 from kakusan.training.ranks import Ranks, join
 from kakusan.training.settings import Training
+from kakusan.training.stop import Stop
 
 __all__ = ["Loaded", "Sample", "Trained", "load", "model_info", "reproduce", "resume", "save_samples", "train"]
 
@@ -310,33 +312,35 @@ def _go(
         _take_weights(model, start, shown)
     batches = project.batches(training.batch, training.seed, device, ranks.rank, ranks.world)
     budget = Budget.of(model.to(device), project, training.minutes) if ranks.first else Budget(0, 0, 0.0)
-    hooks = Chronicle(run, project, shown, budget)
-    try:
-        result = loop.run(
-            model,
-            batches,
-            training,
-            run.path,
-            device,
-            hooks,
-            held_out=project.held_out(training.batch, training.seed, ranks.rank, ranks.world),
-            resume=again,
-            spent=time.monotonic() - begun if not again else 0.0,
-            reserve=budget.reserve,
-            ranks=ranks,
-        )
-    finally:
-        batches.close()
-        shown.stop()
-    if result.interrupted:
-        shown.note(f"stopped at step {result.step:,}; everything is saved. Go on with: kakusan resume {run.path}")
-        return Trained(run.path, None, None, True, first=ranks.first)
-    if ranks.first:
-        done = _finish(run, project, training, result, hooks, shown)
-    else:
-        done = Trained(run.path, run.model, run.report, False, first=False)
-    ranks.wait()
-    return done
+    with Stop() as stop:
+        hooks = Chronicle(run, project, shown, budget, stop)
+        try:
+            result = loop.run(
+                model,
+                batches,
+                training,
+                run.path,
+                device,
+                hooks,
+                held_out=project.held_out(training.batch, training.seed, ranks.rank, ranks.world),
+                stop=stop,
+                resume=again,
+                spent=time.monotonic() - begun if not again else 0.0,
+                reserve=budget.reserve,
+                ranks=ranks,
+            )
+        finally:
+            batches.close()
+            shown.stop()
+        if result.interrupted:
+            shown.note(f"stopped at step {result.step:,}; everything is saved. Go on with: kakusan resume {run.path}")
+            return Trained(run.path, None, None, True, first=ranks.first)
+        if ranks.first:
+            done = _finish(run, project, training, result, hooks, shown, stop)
+        else:
+            done = Trained(run.path, run.model, run.report, False, first=False)
+        ranks.wait()
+        return done
 
 
 def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:
@@ -354,8 +358,9 @@ def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:
 
 
 def _finish(
-    run: RunDir, project: Project, training: Training, result: Result, hooks: Chronicle, shown: Progress
+    run: RunDir, project: Project, training: Training, result: Result, hooks: Chronicle, shown: Progress, stop: Stop
 ) -> Trained:
+    """The model file, then what shows the model: asked to stop there, the file is whole and the rest is for later."""
     reference = reference_stats(project.some(256))
     summary = _summary(project, training, result, hooks)
     info = {
@@ -371,19 +376,29 @@ def _finish(
     save_model(run.model, result.model, info)
     shown.note("drawing samples, checking them, writing the report ...")
     loaded = load(run.model, str(next(result.model.parameters()).device))
-    samples = chronicle.final_samples(loaded, hooks.budget.final)
+    samples = chronicle.final_samples(loaded, hooks.budget.final, stop)
+    if stop():
+        return _unreported(run, shown)
     labels = [str(s.label) for s in samples] if loaded.classes else None
     sheet.save(sheet.grid([s.shown for s in samples], columns=8, labels=labels), run.path / "grid.png")
     raw = torch.stack([s.raw for s in samples if s.raw is not None])
     context = {"run": run.path, "minutes": summary["minutes"], "epochs": summary["epochs"]}
     findings = diagnose(raw, reference, context)
-    copying = _copying(project, samples)
+    copying = _copying(project, samples, stop)
+    if stop():
+        return _unreported(run, shown)
     if copying is not None and copying.verdict in ("copying", "some copies"):
         hooks.warnings.append(copying.message)
         shown.warn(copying.message)
     summary["warnings"] = list(hooks.warnings)
     report = runpage.write_report(run, project, loaded, samples, findings, copying, summary, training.objective)
     return Trained(run.path, run.model, report, False, findings, summary)
+
+
+def _unreported(run: RunDir, shown: Progress) -> Trained:
+    """Stopped between the model file and the report."""
+    shown.note(f"stopped: {run.model} is finished; for its samples and report: kakusan resume {run.path}")
+    return Trained(run.path, run.model, None, True)
 
 
 def _summary(project: Project, training: Training, result: Result, hooks: Chronicle) -> dict[str, Any]:
@@ -405,14 +420,18 @@ def _summary(project: Project, training: Training, result: Result, hooks: Chroni
     }
 
 
-def _copying(project: Project, samples: Sequence[Sample]) -> Copying | None:
-    """The samples against (a part of) the training pictures, where some are held out to compare with."""
+def _copying(project: Project, samples: Sequence[Sample], stop: Stop) -> Copying | None:
+    """The samples against (a part of) the training pictures, where some are held out to compare with.
+
+    Once asked to stop, against fewer: the result is then of no use.
+    """
     if project.held is None:
         return None
     raw = torch.stack([s.raw.cpu() for s in samples if s.raw is not None])
     near = min(len(project.train), COMPARED)
     chosen = np.linspace(0, len(project.train) - 1, near).astype(np.int64)
-    pieces = (project.domain.floats(project.train.rows(chosen[i : i + 1024])) for i in range(0, len(chosen), 1024))
+    starts = itertools.takewhile(lambda i: i == 0 or not stop(), range(0, len(chosen), 1024))
+    pieces = (project.domain.floats(project.train.rows(chosen[i : i + 1024])) for i in starts)
     found = copies(raw, pieces, project.some(256, held=True), mirror=bool(project.settings["flip"]))
     # pairs name rows of what was compared; from here on, of all that was trained on
     return replace(found, pairs=[replace(pair, train=int(chosen[pair.train])) for pair in found.pairs])

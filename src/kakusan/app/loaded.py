@@ -24,6 +24,7 @@ from kakusan.training.machine import flush_denormals
 __all__ = ["Loaded", "Sample", "load", "pick_device"]
 
 Report = Callable[[int, int], None]  # (network steps done, of all)
+Asked = Callable[[], bool]  # whether to stop
 
 
 @dataclass
@@ -171,23 +172,35 @@ class Loaded:
         film: bool = False,
         batch: int | None = None,
         progress: Report | None = None,
+        stop: Asked | None = None,
     ) -> list[Sample]:
-        """Draw n samples; sample i has the seed ``seed + i`` and is the same picture in whatever batch it is drawn."""
+        """Draw n samples; sample i has the seed ``seed + i`` and is the same picture in whatever batch it is drawn.
+
+        ``stop`` is asked at every step; once it says True, the samples of the batches finished so far are returned.
+        """
         grown = (size, size) if isinstance(size, int) else size
         settings = {"steps": steps, "solver": solver, "guidance": guidance, "eta": eta, "churn": churn, "size": grown}
         request = self.request(n, prompt, label, seed, cond, **settings)
-        return self.draw(request, film, batch, progress)
+        return self.draw(request, film, batch, progress, stop)
 
     def draw(
-        self, request: Request, film: bool = False, batch: int | None = None, progress: Report | None = None
+        self,
+        request: Request,
+        film: bool = False,
+        batch: int | None = None,
+        progress: Report | None = None,
+        stop: Asked | None = None,
     ) -> list[Sample]:
-        """The samples of a request, in batches that fit memory; a batch that does not fit after all is halved."""
+        """The samples of a request, in batches that fit memory; a batch that does not fit after all is halved.
+
+        Fewer when ``stop`` said so on the way.
+        """
         shape = self.domain.blank(1, size=request.size)[0]
         settled = sampler.settle(self.model, request)
         total = len(request.seeds)
         width = batch or sampler.plan_batches(total, shape, settled["guidance"] != 1, self.device)
         out: list[Sample] = []
-        while len(out) < total:
+        while len(out) < total and not (stop and stop()):
             rows = range(len(out), min(total, len(out) + width))
             part = replace(
                 request,
@@ -195,19 +208,24 @@ class Loaded:
                 cond={k: [v[i] for i in rows] for k, v in request.cond.items()},
             )
             try:
-                out += self._batch(part, settled, film, _Count(progress, len(out), len(rows), total))
+                out += self._batch(part, settled, film, _Count(progress, len(out), len(rows), total), stop)
             except torch.OutOfMemoryError as error:
                 if width == 1:
                     raise KakusanError(f"one sample of shape {shape} does not fit {self.device}'s memory") from error
                 width = max(1, width // 2)
         return out
 
-    def _batch(self, request: Request, settled: dict[str, Any], film: bool, tell: Report) -> list[Sample]:
+    def _batch(
+        self, request: Request, settled: dict[str, Any], film: bool, tell: Report, stop: Asked | None
+    ) -> list[Sample]:
+        """One batch; none of it when asked to stop before its end."""
         shapes = self.domain.blank(len(request.seeds), size=request.size)
         frames: list[list[np.ndarray]] = [[] for _ in shapes]
         last: Step | None = None
         for last in sampler.steps(self.model, request, shapes):
             tell(last.index + 1, last.count)
+            if stop and last.t > 0 and stop():
+                return []
             if film and _kept(last.index, last.count):
                 for kept, record in zip(frames, self.records(last), strict=True):
                     kept.append(self.domain.shown(record))

@@ -1,13 +1,42 @@
-"""Stop: Ctrl-C and SIGTERM as a flag to be polled; the second one ends the process at once."""
+"""Ctrl-C and SIGTERM: as a flag to be polled (Stop) or as KeyboardInterrupt (interruptible); a second one exits."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Stop"]
+__all__ = ["Stop", "interruptible"]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, SIGTERM interrupts as Ctrl-C does; the signal after that ends the process at once, whatever it does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _interrupt) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _default()
+    raise KeyboardInterrupt
+
+
+def _default() -> None:
+    """From now on the system itself ends the process at a signal: no Python code has to get a turn."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Stop:
@@ -30,7 +59,7 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._arrived)
         return self
 
@@ -42,6 +71,7 @@ class Stop:
         self._before.clear()
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        if self.signal is not None:
+            _default()
             raise SystemExit(128 + number)
         self.signal, self._asked = number, True
