@@ -118,7 +118,7 @@ def _build(spec: Spec, where: str) -> Part:
         if name not in allowed:
             close = difflib.get_close_matches(name, allowed, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it takes: {', '.join(allowed) or 'nothing'}"
-            raise KakusanError(f"{where}: {spec['kind']} takes no argument {name!r}; {hint}")
+            raise KakusanError(f"{where}: {spec['kind']} takes no argument {name[:60]!r}; {hint}")
         arguments[name] = _value(value, f"{where}.{name}")
         if not _fits(arguments[name], _hints(cls).get(name, Any)):
             expected, got = cls.signature().parameters[name].annotation, repr(arguments[name])[:60]
@@ -130,6 +130,11 @@ def _build(spec: Spec, where: str) -> Part:
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError, MemoryError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise KakusanError(f"{where}: {spec['kind']} cannot be built: {reason}") from error
+
+
+def shown(name: str) -> str:
+    """A name in a path through the tree: what is no name is quoted and cut, so that an error stays one short line."""
+    return name if name.isidentifier() and len(name) <= 60 else repr(name[:60])
 
 
 def _hints(cls: type[Part]) -> dict[str, Any]:
@@ -161,7 +166,7 @@ def _value(value: Any, where: str) -> Any:
     if isinstance(value, dict):
         if "kind" in value:
             return _build(value, where)
-        return {k: _value(v, f"{where}.{k}") for k, v in value.items()}
+        return {k: _value(v, f"{where}.{shown(k)}") for k, v in value.items()}
     if isinstance(value, list):
         return [_value(v, f"{where}[{i}]") for i, v in enumerate(value)]
     return value

@@ -7,9 +7,11 @@ compared before anything is allocated.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kakusan.catalog import build, find
+from kakusan.catalog import build, find, shown
 from kakusan.core.denoiser import Denoiser
 from kakusan.core.model import Model
 from kakusan.part import KakusanError, Spec
@@ -29,7 +31,9 @@ __all__ = ["FORMAT", "load_model", "model_hash", "read_info", "save_model", "wri
 
 FORMAT = 1
 _SPEC_LIMIT = 1 << 20  # bytes of JSON
-_HEADER_LIMIT = 16 << 20
+_HEADER_LIMIT = 8 << 20
+_TENSORS = 20_000  # a model has no more
+_KEYS = {"format", "spec", "info", "hash", "sum"}
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # format -> step to the next one
 
 
@@ -59,10 +63,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     plain = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
     try:
-        safetensors.torch.save_file(plain, temporary, metadata=dict(metadata))
+        _write_full(plain, temporary, dict(metadata), path)
         temporary.chmod(0o644)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
         temporary.replace(path)
         parent = os.open(path.parent, os.O_RDONLY)
         try:
@@ -71,6 +73,25 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             os.close(parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_full(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str], target: Path) -> None:
+    """Written and flushed to disk; a full disk is told with the bytes that are needed."""
+    try:
+        safetensors.torch.save_file(tensors, file, metadata=metadata)
+        with file.open("rb+") as opened:
+            os.fsync(opened.fileno())
+    except (OSError, safetensors.SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error).lower()
+        if not full:
+            raise
+        need = sum(t.numel() * t.element_size() for t in tensors.values()) + len(str(metadata))
+        file.unlink(missing_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        raise KakusanError(
+            f"{target}: the disk is full (No space left): it needs {need:,} bytes and {free:,} are free; "
+            "what was there before is intact; free some space and do it again"
+        ) from None
 
 
 def save_model(
@@ -84,8 +105,14 @@ def save_model(
         raise KakusanError(f"{target}: the model's spec is over {_SPEC_LIMIT} bytes; shorten its class names or tables")
     digest = _hash(spec, weights)
     about = {"format": FORMAT, "spec": spec, "info": dict(info or {}), "hash": digest}
+    about["sum"] = _sum(about)
     write_tensors(target, weights, {"format": "pt", "kakusan": canonical(about)})
     return digest
+
+
+def _sum(about: Mapping[str, Any]) -> str:
+    """SHA-256 over the metadata itself, so that damage to it shows as damage to the weights does."""
+    return hashlib.sha256(canonical({k: v for k, v in about.items() if k != "sum"}).encode()).hexdigest()
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
@@ -95,20 +122,27 @@ def read_info(path: str | Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(source, framework="pt") as file:
             raw = (file.metadata() or {}).get("kakusan")
-            sizes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys()) if raw is not None else []
+            sizes = {name: tuple(file.get_slice(name).get_shape()) for name in names[: _TENSORS + 1]}
     except Exception as error:  # safetensors raises its own types, by version
         raise KakusanError(f"{source}: not a readable safetensors file ({_short(error)})") from error
     if raw is None:
         raise KakusanError(f"{source}: a safetensors file, but not a kakusan model (no 'kakusan' metadata)")
     if len(raw) > 4 * _SPEC_LIMIT:
         raise KakusanError(f"{source}: its metadata has {len(raw)} bytes; more than {4 * _SPEC_LIMIT} is refused")
+    if len(sizes) > _TENSORS:
+        raise KakusanError(f"{source}: it holds {len(names)} tensors; more than {_TENSORS} are refused")
     try:
         about = json.loads(raw)
         version = int(about["format"])
+        if version <= FORMAT and (odd := sorted(about.keys() - _KEYS)):
+            raise ValueError(f"unknown entry {odd[0][:40]!r}")
+        if "sum" in about and about["sum"] != _sum(about):
+            raise ValueError("it was changed since it was written: its checksum differs")
         spec, info = about["spec"], about["info"]
         if not isinstance(spec, dict) or not isinstance(info, dict):
             raise TypeError("spec and info must be tables")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise KakusanError(f"{source}: its kakusan metadata is damaged ({_short(error)})") from error
     if version > FORMAT:
         raise KakusanError(f"{source}: written in format {version}; this kakusan reads up to {FORMAT}: upgrade kakusan")
@@ -160,6 +194,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Mo
         model.load_state_dict(restored, strict=True)
     except RuntimeError as error:
         raise KakusanError(f"{source}: weights do not fit the spec ({_short(error)})") from error
+    if about["hash"] and about["hash"] != _hash(about["spec"], weights):
+        raise KakusanError(f"{source}: damaged since it was written: its weights differ from their SHA-256")
     info = dict(about["info"]) | {"hash": about["hash"], "parameters": about["parameters"]}
     return model.to(device).eval(), info
 
@@ -173,7 +209,7 @@ def _networks(spec: Any, where: str) -> Iterator[tuple[str, Spec]]:
                 yield where, spec
                 return
         for name, value in spec.items():
-            yield from _networks(value, f"{where}.{name}")
+            yield from _networks(value, f"{where}.{shown(name)}")
     elif isinstance(spec, list):
         for i, value in enumerate(spec):
             yield from _networks(value, f"{where}[{i}]")

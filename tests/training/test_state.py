@@ -264,7 +264,7 @@ def test_a_log_flush_that_failed_halfway_is_made_good(tmp_path: Path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError):
+        with pytest.raises(state.DiskFull, match="log.jsonl needs 11 bytes"):
             log.flush()
     log.append({"step": 2})
     log.flush()

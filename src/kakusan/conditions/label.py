@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+from collections import Counter
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Label(Encoder):
         if not names:
             raise KakusanError(f"classes={classes!r}: at least one class is needed")
         if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = Counter(names).most_common(1)[0][0]
             raise KakusanError(f"classes: {twice!r} appears twice; names must differ")
         self.names = names
         self.table = nn.Embedding(len(names) + 1, dim)

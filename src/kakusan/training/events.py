@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kakusan.part import KakusanError
+from kakusan.training.state import disk_full, is_full
 
 __all__ = ["DECISIONS", "Events", "Log", "read_rows"]
 
@@ -24,12 +25,17 @@ def _line(row: dict[str, Any]) -> bytes:
 
 def _write_at(path: Path, offset: int, data: bytes) -> None:
     """Make the file end with ``data`` at ``offset``, on disk: what a failed attempt left behind is cut off first."""
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        file.truncate(offset)
-        file.seek(offset)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.truncate(offset)
+            file.seek(offset)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if is_full(error):
+            raise disk_full(path.parent, path.name, len(data)) from None
+        raise
 
 
 def _check_size(path: Path, offset: int) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kakusan.part import KakusanError
 
-__all__ = ["DiskFull", "Saved", "flatten_optimiser", "load", "restore_optimiser", "save"]
+__all__ = ["DiskFull", "Saved", "disk_full", "flatten_optimiser", "is_full", "load", "restore_optimiser", "save"]
 
 FORMAT = 1
 KEEP = 2  # the newest checkpoints that are kept, and the newest scheduled one besides
@@ -32,7 +32,7 @@ Groups = dict[str, dict[str, Tensor]]  # file stem -> name -> tensor
 
 
 class DiskFull(KakusanError):
-    """A checkpoint did not fit; the one before is untouched."""
+    """A checkpoint or a line of the log did not fit; the checkpoint before is untouched."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ def save(folder: Path, step: int, groups: Groups, meta: dict[str, Any], schedule
     serial = max((_serial(p) for p in _checkpoints(folder)), default=0) + 1
     partial = folder / f".partial-{serial:05d}"
     target = folder / f"save-{serial:05d}"
+    what = f"the checkpoint of step {step}"
     if shutil.disk_usage(folder).free < need:
-        raise _disk_full(folder, step, need)
+        raise disk_full(folder, what, need)
     try:
         partial.mkdir()
         _write(partial, step, groups, meta, scheduled)
@@ -70,7 +71,7 @@ def save(folder: Path, step: int, groups: Groups, meta: dict[str, Any], schedule
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         if is_full(error):
-            raise _disk_full(folder, step, need) from None
+            raise disk_full(folder, what, need) from None
         raise
     _drop_old(folder)
     return target
@@ -244,14 +245,16 @@ def _missing_newest(folder: Path, found: list[Path]) -> list[str]:
 
 
 def is_full(error: Exception) -> bool:
+    """Whether this is how the system, or safetensors, says that the disk (or the user's share of it) is full."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "os error 28" in str(error).lower() or "no space" in str(error).lower()
 
 
-def _disk_full(folder: Path, step: int, need: int) -> DiskFull:
+def disk_full(folder: Path, what: str, need: int) -> DiskFull:
+    """The error that says how many bytes something needs and how many there are."""
     free = shutil.disk_usage(folder).free
     return DiskFull(
-        f"the disk of {folder} is full: the checkpoint of step {step} needs {need:,} bytes and {free:,} are free; "
+        f"the disk of {folder} is full: {what} needs {need:,} bytes and {free:,} are free; "
         "earlier checkpoints are intact; free some space, then kakusan resume"
     )
