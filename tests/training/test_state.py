@@ -5,12 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import random
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -69,75 +63,11 @@ def test_nothing_saved_is_none(tmp_path: Path) -> None:
     assert state.load(tmp_path / "state", print) is None
 
 
-def corrupt(path: Path, how: str, rng: random.Random) -> str:
-    """Damage one file of a checkpoint, or all of it; what was done."""
-    file = rng.choice(sorted(path.iterdir()))
-    data = bytearray(file.read_bytes())
-    if how == "flipped":
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        file.write_bytes(data)
-    elif how == "truncated":
-        file.write_bytes(data[: rng.randrange(len(data))])
-    elif how == "emptied":
-        file.write_bytes(b"")
-    elif how == "file missing":
-        file.unlink()
-    else:
-        shutil.rmtree(path)
-    return f"{how}: {file.name}"
-
-
-def check_corruptions(folder: Path, count: int) -> None:
-    rng = random.Random(0)
-    clean = folder / "clean"
-    fill(clean, 2)
-    for i in range(count):
-        how = ("flipped", "flipped", "truncated", "emptied", "file missing", "gone")[i % 6]
-        work = folder / f"work{i}"
-        shutil.copytree(clean, work)
-        done = corrupt(work / "save-00002", how, rng)
-        saved, lines = load(work)
-        assert saved.step == 10 and saved.groups["weights"]["a"].mean() == 1, done
-        assert len(lines) == 1 and "save-00002" in lines[0] and "save-00001" in lines[0], (done, lines)
-        shutil.rmtree(work)
-
-
-def test_corruptions_are_named_and_the_one_before_is_used(tmp_path: Path) -> None:
-    check_corruptions(tmp_path, 60)
-
-
-@pytest.mark.slow
-def test_two_hundred_corruptions(tmp_path: Path) -> None:
-    check_corruptions(tmp_path, 200)
-
-
 def test_when_none_is_whole_that_is_an_error(tmp_path: Path) -> None:
     for path in fill(tmp_path, 2):
         (path / "state.json").unlink()
     with pytest.raises(KakusanError, match=r"save-00002 is damaged \(state.json is missing\).*no whole one"):
         state.load(tmp_path, print)
-
-
-@pytest.mark.parametrize("where", ["before", "during"])
-def test_a_full_disk_leaves_the_old_one_and_says_how_much_is_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    fill(tmp_path, 1)
-    usage = shutil.disk_usage(tmp_path)
-    if where == "before":
-        monkeypatch.setattr(shutil, "disk_usage", lambda p: usage._replace(free=1000))
-    else:
-
-        def full(descriptor: int) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(state.DiskFull, match=r"step 20 needs [\d,]+ bytes"):
-        state.save(tmp_path, 20, groups(2), {})
-    monkeypatch.undo()
-    saved, lines = load(tmp_path)
-    assert saved.step == 10 and not lines
-    assert not list(tmp_path.glob(".partial*"))
 
 
 def test_other_failures_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,50 +77,6 @@ def test_other_failures_are_not_hidden(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="Input/output"):
         state.save(tmp_path, 20, groups(2), {})
-
-
-KILLED = """
-import sys, torch
-from pathlib import Path
-from kakusan.training import state
-folder = Path(sys.argv[1])
-value = 0
-print("ready", flush=True)
-while True:
-    value += 1
-    tensors = {"weights": {f"t{i}": torch.full((1000,), float(value)) for i in range(20)}}
-    state.save(folder, value, tensors, {"value": value})
-    print(value, flush=True)
-"""
-
-
-def check_kills(folder: Path, count: int) -> int:
-    """SIGKILL a process that does nothing but save; returns how many fell inside a save."""
-    rng = random.Random(1)
-    inside = 0
-    for _ in range(count):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        told = [int(line) for line in process.stdout.read().split()]
-        process.wait()
-        inside += any(folder.glob(".partial-*"))
-        if not told and not any(folder.glob("save-*")):
-            continue
-        saved, lines = load(folder)
-        assert not lines and saved.meta["value"] >= max(told, default=0)
-        assert all((t == saved.meta["value"]).all() for t in saved.groups["weights"].values())
-    return inside
-
-
-def test_kills_inside_a_save_lose_nothing(tmp_path: Path) -> None:
-    assert check_kills(tmp_path, 2) >= 0
-
-
-@pytest.mark.slow
-def test_thirty_kills_with_many_inside_a_save(tmp_path: Path) -> None:
-    assert check_kills(tmp_path, 30) >= 9
 
 
 # -- events and log --------------------------------------------------------------------------------------
@@ -264,7 +150,7 @@ def test_a_log_flush_that_failed_halfway_is_made_good(tmp_path: Path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(state.DiskFull, match="log.jsonl needs 11 bytes"):
+        with pytest.raises(state.DiskFull, match=r"log.jsonl needs 11 bytes"):
             log.flush()
     log.append({"step": 2})
     log.flush()
