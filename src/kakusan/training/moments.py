@@ -106,7 +106,7 @@ def _pace(live: Running) -> dict[str, Any]:
 def _seconds(live: Running) -> tuple[float, float]:
     """Seconds left for training steps, and seconds a step."""
     assert live.settings.minutes is not None
-    left = 60 * live.settings.minutes - live.reserve - live.clock.elapsed()
+    left = max(0.0, 60 * live.settings.minutes - live.reserve - live.clock.elapsed())
     saves = 1 + left / (60 * live.settings.checkpoint_minutes)
     aside = live.clock.ahead("save", saves) + live.clock.ahead("preview", live.settings.previews - live.previews)
     if live.watch:
