@@ -88,8 +88,9 @@ def find(kind: str, where: str = "spec") -> type[Part]:
     if not isinstance(kind, str) or kind not in table:
         shown = repr(kind)[:60]
         group = [k for k in table if k.split("/")[0] == str(kind).split("/")[0]]
+        families = dict.fromkeys(k.partition("/")[0] + "/..." * ("/" in k) for k in table)
         close = difflib.get_close_matches(str(kind), table, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(group or table)}"
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(group or families)}"
         raise KakusanError(f"{where}: kind {shown} is not known; {hint}")
     module, name = table[kind].split(":")
     try:
