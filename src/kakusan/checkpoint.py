@@ -31,6 +31,7 @@ __all__ = ["FORMAT", "load_model", "model_hash", "read_info", "save_model", "wri
 
 FORMAT = 1
 _SPEC_LIMIT = 1 << 20  # bytes of JSON
+_ABOUT_LIMIT = 2 << 20  # of all metadata
 _HEADER_LIMIT = 8 << 20
 _TENSORS = 20_000  # a model has no more
 _KEYS = {"format", "spec", "info", "hash", "sum"}
@@ -106,6 +107,8 @@ def save_model(
     digest = _hash(spec, weights)
     about = {"format": FORMAT, "spec": spec, "info": dict(info or {}), "hash": digest}
     about["sum"] = _sum(about)
+    if len(canonical(about)) > _ABOUT_LIMIT:
+        raise KakusanError(f"{target}: what is to be said about the model is over {_ABOUT_LIMIT} bytes; shorten info")
     write_tensors(target, weights, {"format": "pt", "kakusan": canonical(about)})
     return digest
 
@@ -128,8 +131,8 @@ def read_info(path: str | Path) -> dict[str, Any]:
         raise KakusanError(f"{source}: not a readable safetensors file ({_short(error)})") from error
     if raw is None:
         raise KakusanError(f"{source}: a safetensors file, but not a kakusan model (no 'kakusan' metadata)")
-    if len(raw) > 4 * _SPEC_LIMIT:
-        raise KakusanError(f"{source}: its metadata has {len(raw)} bytes; more than {4 * _SPEC_LIMIT} is refused")
+    if len(raw) > _ABOUT_LIMIT:
+        raise KakusanError(f"{source}: its metadata has {len(raw)} bytes; more than {_ABOUT_LIMIT} is refused")
     if len(sizes) > _TENSORS:
         raise KakusanError(f"{source}: it holds {len(names)} tensors; more than {_TENSORS} are refused")
     try:

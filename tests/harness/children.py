@@ -92,10 +92,10 @@ def command(words: list[str], slow: dict[str, float], marked: str) -> None:
     torch.set_num_threads(1)
     mark = Marks(marked)
     places: dict[str, tuple[Any, str]] = {
-        "step": (loop._Trainer, "_step"),
+        "step": (loop, "_step"),
         "evaluation": (watch.Meter, "add"),
         "save": (state, "_write"),
-        "read": (image, "decode"),
+        "read": (image.Image, "pack"),
         "check": (source, "decode"),
         "sampling": (sampler, "_no_grad"),
     }

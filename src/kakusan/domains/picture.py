@@ -33,8 +33,9 @@ __all__ = [
     "read_recipe",
 ]
 
-MAX_PIXELS = 64 * 2**20  # of one picture, read off its header before anything is allocated
-MAX_BYTES = 512 * 2**20  # of one file
+MAX_PIXELS = 24 * 2**20  # of one picture as it is decoded, read off its header before anything is allocated
+SHRUNK = 16  # times as many pixels may a JPEG have that can be decoded at a fraction of its size
+MAX_BYTES = 64 * 2**20  # of one file
 SUFFIXES = frozenset(
     [
         ".png",
@@ -111,15 +112,63 @@ def _opened(data: bytes) -> Iterator[Pil.Image]:
 
 def _decode_open(im: Pil.Image, data: bytes, name: str, target: tuple[int, int] | None, limit: int) -> Record:
     width, height = im.size
-    if width * height > limit:
-        detail = f"{width} x {height} is {width * height / 1e6:.0f} megapixels; the limit is {limit / 1e6:.0f}"
+    _shrink(im, target, limit)
+    pixels = im.width * im.height * _heavy(im, data)
+    if pixels > limit or width * height > SHRUNK * limit:
+        most = limit // _heavy(im, data)
+        detail = f"{width} x {height} is {width * height / 1e6:.0f} megapixels; the limit is {most / 1e6:.0f}"
         raise PictureError(name, "oversized", detail)
+    with _room.taken(pixels):
+        return _decoded(im, data, name, (width, height))
+
+
+def _shrink(im: Pil.Image, target: tuple[int, int] | None, limit: int) -> None:
+    """Let a JPEG be decoded at a fraction of its size: down to twice the target, or where it is too large for us."""
+    if im.format not in ("JPEG", "MPO"):
+        return
+    if target is not None:
+        im.draft(None, (2 * max(target), 2 * max(target)))
+    if im.width * im.height * _heavy(im, b"") > limit:
+        im.draft(None, (im.width // 8, im.height // 8))
+
+
+def _heavy(im: Pil.Image, data: bytes) -> int:
+    """How much more memory than a plain picture of as many pixels it takes to decode this one."""
+    if im.format in ("WEBP", "AVIF", "JPEG2000", "TIFF"):
+        return 2
+    if im.format in ("JPEG", "MPO"):
+        return 2 if "progressive" in im.info else 1
+    return 2 if im.format == "PNG" and len(data) > 25 and data[24] == 16 else 1
+
+
+class _Room:
+    """At most so many pixels are being decoded at one time, in however many threads."""
+
+    def __init__(self, pixels: int) -> None:
+        self.free = self.all = pixels
+        self.change = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        with self.change:
+            self.change.wait_for(lambda: self.free >= pixels or self.free == self.all)
+            self.free -= pixels
+        try:
+            yield
+        finally:
+            with self.change:
+                self.free += pixels
+                self.change.notify_all()
+
+
+_room = _Room(MAX_PIXELS)
+
+
+def _decoded(im: Pil.Image, data: bytes, name: str, whole: tuple[int, int]) -> Record:
+    width, height = whole
     meta: dict[str, Any] = {"name": name, "format": im.format, "mode": im.mode, "size": (height, width)}
     if getattr(im, "is_animated", False):
         meta["animated"] = True  # the first frame is used
-    if target is not None and im.format in ("JPEG", "MPO"):
-        side = 2 * max(target)
-        im.draft(None, (side, side))
     deep = _sixteen(im, data)
     if deep is None:
         im.load()

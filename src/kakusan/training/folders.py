@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from kakusan.domains.picture import MAX_BYTES, PictureError
@@ -11,6 +12,14 @@ from kakusan.part import KakusanError
 from kakusan.training.store import Listing, ignorable
 
 __all__ = ["FolderStore"]
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Whether an entry is of a kind; a link to itself is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 class FolderStore(Listing):
@@ -45,9 +54,9 @@ class FolderStore(Listing):
             for entry in entries:
                 if ignorable(entry.name):
                     continue
-                if entry.is_dir():
+                if _is(entry.is_dir):
                     below.append(entry.name)
-                elif entry.is_file():
+                elif _is(entry.is_file):
                     files.append(entry.name)
                 else:
                     self.ignored["(a broken link or no plain file)"] += 1
