@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image as Pil
 
 GOOD = 24
+LARGE = 4  # whole, and as large as is let in
 
 
 def scene(draw: random.Random, side: int = 40) -> Pil.Image:
@@ -131,6 +132,10 @@ def write_files(folder: Path, count: int) -> None:
     folder.mkdir()
     for i in range(GOOD):
         (folder / f"good-{i:03d}.png").write_bytes(encoded(scene(draw), "PNG"))
+    large = np.zeros((4500, 4600, 3), np.uint8)
+    for i, (mode, kind) in enumerate([("RGB", "PNG"), ("RGBA", "PNG"), ("L", "PNG"), ("RGB", "JPEG")]):
+        picture = Pil.fromarray(large[..., i % 3]).convert(mode)
+        (folder / f"large-{i}.{kind.lower()}").write_bytes(encoded(picture, kind))
     for i in range(count - 3):
         end, data = KINDS[i % len(KINDS)](draw)
         name = f"bad-{i:03d}.{end}".encode()

@@ -1,4 +1,4 @@
-"""A run that breaks off anywhere (a step, a preview, an evaluation, inside a save) and is resumed ends bit-identical."""
+"""A run that breaks off anywhere (a step, an evaluation, inside a save) and is resumed ends bit-identical."""
 
 from __future__ import annotations
 
@@ -123,5 +123,5 @@ def test_missing_or_damaged_random_state_is_an_error(tmp_path: Path, damage: Any
     saved = state.load(tmp_path / "state", pytest.fail)
     assert saved is not None
     state.save(tmp_path / "state", saved.step, saved.groups, saved.meta | {"random": damage})
-    with pytest.raises(KakusanError, match="random state is (missing|of another seed)"):
+    with pytest.raises(KakusanError, match=r"random state is (missing|of another seed)"):
         run(model(), Data(), settings(steps=3), tmp_path, resume=True)

@@ -33,7 +33,7 @@ __all__ = [
     "read_recipe",
 ]
 
-MAX_PIXELS = 24 * 2**20  # of one picture as it is decoded, read off its header before anything is allocated
+MAX_PIXELS = 20 * 2**20  # of one picture as it is decoded, read off its header before anything is allocated
 SHRUNK = 16  # times as many pixels may a JPEG have that can be decoded at a fraction of its size
 MAX_BYTES = 64 * 2**20  # of one file
 SUFFIXES = frozenset(

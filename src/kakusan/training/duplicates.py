@@ -22,13 +22,19 @@ _DCT = np.cos(np.pi * (_k[None, :] + 0.5) * _k[:8, None] / SIDE).astype(np.float
 def small(a: np.ndarray) -> np.ndarray:
     """A picture (H, W, C) of any depth as (32, 32, 3) uint8; what is transparent becomes middle grey."""
     if a.shape[2] == 4 and a.dtype.kind == "u":
-        alpha = a[..., 3:] / np.float32(np.iinfo(a.dtype).max)
-        a = shown(np.ascontiguousarray(a[..., :3])) * alpha + 128 * (1 - alpha) + 0.5
-        a = a.astype(np.uint8)
+        opaque = np.empty((*a.shape[:2], 3), np.uint8)
+        for top in range(0, len(a), 64):  # in strips: the floats of a large picture would take a gigabyte
+            opaque[top : top + 64] = _on_grey(a[top : top + 64])
+        a = opaque
     else:
         a = shown(a)
     im = Pil.fromarray(np.ascontiguousarray(a))
     return np.asarray(im.resize((SIDE, SIDE), Pil.Resampling.BOX if min(im.size) >= SIDE else Pil.Resampling.BILINEAR))
+
+
+def _on_grey(a: np.ndarray) -> np.ndarray:
+    alpha = a[..., 3:] / np.float32(np.iinfo(a.dtype).max)
+    return (shown(np.ascontiguousarray(a[..., :3])) * alpha + 128 * (1 - alpha) + 0.5).astype(np.uint8)
 
 
 def perceptual(copies: np.ndarray) -> np.ndarray:
