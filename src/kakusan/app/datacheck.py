@@ -169,6 +169,7 @@ def _look(data: _Data, first: int, quit: threading.Event) -> _Chunk:
         depth = "float" if a.dtype.kind == "f" else f"{8 * a.dtype.itemsize}-bit"
         words = (f"{kind} {depth}", str(meta.get("format", "array")), grey, clear, bool(meta.get("animated")))
         chunk.words.append(words)
+        del record, a  # before the next picture is decoded
     if chunk.rows:
         copies = np.stack(chunk.copies)
         chunk.near = duplicates.perceptual(copies)
