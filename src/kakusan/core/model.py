@@ -31,6 +31,10 @@ class Encoder(Part, nn.Module, abc.ABC):
         """What is random about this condition in training (masks, low resolution, its noise); nothing, by default."""
         return inputs
 
+    def same(self, inputs: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor | None:
+        """Which of the others' (R) conditions equal each row's (B), (B, R) bool; None where equality says nothing."""
+        return None
+
     @abc.abstractmethod
     def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
         """Prepared inputs (B, ...); keep (B,) bool, False = the learned null in that row's place."""
