@@ -15,7 +15,7 @@ from kakusan.core.process import cast
 
 __all__ = ["matches", "stable"]
 
-NOISY = 0.0  # lam below which it is worth it: above, the weight of the picture itself is one to the last digit
+NOISY = -0.7  # lam below which it is worth it (sigma > 2 alpha): above, the picture itself has all the weight
 
 
 def stable(
