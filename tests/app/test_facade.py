@@ -146,6 +146,25 @@ def test_a_sample_is_made_again_with_the_whole_solver_of_its_recipe(tmp_path):
     assert facade.reproduce(facade.save_samples([made], tmp_path / "out")[0])[1]
 
 
+def test_autoguidance_leads_away_from_the_weak_self(tmp_path):
+    """On by default, recorded, reproducible; a file without a weak model says so; weights survive the file."""
+    done = train(pictures(tmp_path / "data", "L"), tmp_path / "run", "training.ema_every=1", steps=12)
+    model = done.load("cpu")
+    assert model.model.weak is not None and model.info()["defaults"]["autoguidance"] == 2
+    default, plain = (model.sample(2, label="small", steps=4, **more) for more in ({}, {"autoguidance": 1.0}))
+    assert default[0].recipe["autoguidance"] == 2 and plain[0].recipe["autoguidance"] == 1
+    assert not np.array_equal(default[0].raw, plain[0].raw)
+    saved = default[0].save(tmp_path / "one.png")
+    assert facade.reproduce(saved, model=done.path)[1]
+    assert done.summary["parameters"] == sum(p.numel() for p in model.model.denoiser.parameters()) + sum(
+        p.numel() for p in model.model.encoders.parameters()
+    )
+    bare = train(tmp_path / "data", tmp_path / "bare", "training.weak=0").load("cpu")
+    assert bare.sample(1, steps=2)[0].recipe["autoguidance"] == 1
+    with pytest.raises(KakusanError, match="no weak model"):
+        bare.sample(1, steps=2, autoguidance=1.5)
+
+
 def test_stream_yields_every_step_and_notebooks_see_a_picture(tmp_path):
     model = train(pictures(tmp_path / "data", "L"), tmp_path / "run").load("cpu")
     steps = list(model.stream(2, steps=5, label="small"))
@@ -304,7 +323,7 @@ def test_copies_are_shown_beside_the_picture_they_copy(tmp_path, monkeypatch):
     row = len(project.train) - 1  # the spread of 40 ends there
     raw = project.domain.floats(project.train.rows(np.array([row])))[0]
     sample = Sample(Record(np.zeros((20, 20, 3), np.uint8)), 0, {}, project.domain, raw=raw)
-    found = facade._copying(project, [sample])
+    found = facade._copying(project, [sample], lambda: False)
     assert found.pairs[0].train == row and found.pairs[0].distance < 1e-3
 
 

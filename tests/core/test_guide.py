@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kakusan.core.batch import Cond
 from kakusan.core.denoiser import Denoiser, Net
-from kakusan.core.guide import Chain, ClassifierFree, Interval, Plain, Several, pair
+from kakusan.core.guide import Autoguidance, Chain, ClassifierFree, Interval, Plain, Several, pair
 from kakusan.core.model import Encoder, Model
 from kakusan.core.param import V
 from kakusan.core.process import VP
@@ -119,6 +119,17 @@ def test_pair_is_autoguidance():
     assert float(ClassifierFree(2.0)(both)(x, T, T)) == 2 + 2 * 3
     assert [float(v) for v in both(x, T, T, (1,))] == [5.0]
     assert len(weak[1]) == 1
+
+
+def test_autoguidance_beside_classifier_free():
+    """G + (w - 1) (D_c - D_weak), G = D_u + 3 (D_c - D_u); each branch is evaluated once."""
+    weak, strong = fixed(2.0), fixed(4.0, 5.0)
+    guide = Autoguidance(1.5, ClassifierFree(3.0))
+    x = torch.zeros(1, 1)
+    assert guide.branches == 3
+    assert float(guide(pair(weak[0], strong[0]))(x, T, T)) == 4 + 3 * 1 + 0.5 * 3
+    assert [float(v) for v in pair(weak[0], strong[0])(x, T, T, (2, 0))] == [5.0, 2.0]
+    assert float(Autoguidance(1.0)(pair(weak[0], fixed(7.0)[0]))(x, T, T)) == 7
 
 
 def test_branches_equal_separate_evaluations(model):

@@ -11,7 +11,7 @@ from kakusan.domains.image import Image
 from kakusan.domains.picture import encode_png
 from kakusan.part import KakusanError
 from kakusan.training.cache import build_cache
-from kakusan.training.data import Batches, Dataset
+from kakusan.training.data import KEPT, Batches, Dataset
 from kakusan.training.source import open_source
 
 DOMAIN = Image([4, 4], "L")
@@ -159,3 +159,20 @@ def test_an_error_in_the_background_arrives():
     with pytest.raises(ZeroDivisionError):
         batches.at(3)
     batches.close()
+
+
+def test_reference_pictures_change_every_so_many_steps_and_bring_their_labels():
+    straight, lone = (Batches(dataset(), DOMAIN, 8, 3, flip=True, reference=20, ahead=0) for _ in range(2))
+    first, last, other = straight.at(0).reference, straight.at(KEPT - 1).reference, straight.at(KEPT).reference
+    assert first is last and first is not None and other is not None
+    assert first.x0.shape == (20, 1, 4, 4) and not torch.equal(first.x0, other.x0)
+    assert torch.equal(lone.at(KEPT).reference.x0, other.x0)  # a function of seed and step alone
+    assert other.inputs["label"]["index"].tolist() == [n % 3 for n in numbers(other)]
+    assert Batches(dataset(), DOMAIN, 8).at(0).reference is None
+    assert Batches(dataset(), DOMAIN, 8, augment=Affine(p=0.8), reference=20).at(0).reference is None
+    assert len(Batches(dataset(6), DOMAIN, 2, reference=20).at(0).reference.x0) == 6
+
+
+def test_every_process_has_the_same_reference():
+    both = [Batches(dataset(), DOMAIN, 8, rank=r, world=2, reference=9, ahead=0).at(5).reference for r in (0, 1)]
+    assert torch.equal(both[0].x0, both[1].x0)

@@ -111,6 +111,22 @@ def test_resuming_a_finished_run_gives_the_same_result(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
+def test_the_average_at_a_quarter_of_the_run_is_set_aside_as_the_weak_model(tmp_path: Path) -> None:
+    """It is what a run stopped there has as its longest average: of 30 steps, 8; without a share none is kept."""
+    result = run(model(), Data(), settings(), tmp_path / "with")
+    assert result.model.weak is not None
+    stop = Stop()
+    data = Data(spy=lambda s: stop.request() if s == 7 else None)
+    early = run(model(), data, settings(), tmp_path / "early", stop=stop)
+    longest = early.ema.weights(early.ema.widths[-1])
+    weak = dict(result.model.weak.named_parameters())
+    assert weak.keys() == longest.keys()
+    for name, tensor in weak.items():
+        assert torch.equal(tensor, longest[name]), name
+    assert result.model.spec()["weak"]["denoiser"] == result.model.spec()["denoiser"]
+    assert run(model(), Data(), settings(weak=0.0), tmp_path / "without").model.weak is None
+
+
 def test_the_global_generator_is_neither_used_nor_moved(tmp_path: Path) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -110,6 +110,7 @@ def sample(
     steps: Annotated[int | None, Parameter(help="Steps of the solver; more is finer and slower.")] = None,
     solver: Annotated[str | None, Parameter(help="ddpm, ddim, heun, dpm2m, unipc or ipndm.")] = None,
     guidance: Annotated[float | None, Parameter(help="How strictly to follow conditions; 1 is none.")] = None,
+    autoguidance: Annotated[float | None, Parameter(help="How far from its weak early self; 1 is none.")] = None,
     eta: Annotated[float | None, Parameter(help="Fresh noise on the way: 0 none, 1 as DDPM.")] = None,
     size: Annotated[int | None, Parameter(help="Side in pixels, for models that allow it.")] = None,
     label: Annotated[str | None, Parameter(help="A class, by name or index.")] = None,
@@ -135,15 +136,17 @@ def sample(
         loaded = facade.load(model, device=device)
         progress.start(count, "sampling", "step")
         samples = loaded.sample(
-            count, prompt=prompt, label=label, seed=seed, steps=steps, solver=solver, guidance=guidance, eta=eta,
-            size=size, cond=conds or None, film=film, batch=batch, progress=progress.update, stop=stop,
+            count, prompt=prompt, label=label, seed=seed, steps=steps, solver=solver, guidance=guidance,
+            autoguidance=autoguidance, eta=eta, size=size, cond=conds or None, film=film, batch=batch,
+            progress=progress.update, stop=stop,
         )  # fmt: skip
         progress.stop()
         made = len(samples)
         if made < count:
             words = {
                 "": [model, *([prompt] if prompt is not None else [])], "-n": count - made, "--seed": seed + made,
-                "--steps": steps, "--solver": solver, "--guidance": guidance, "--eta": eta, "--size": size,
+                "--steps": steps, "--solver": solver, "--guidance": guidance,
+                "--autoguidance": autoguidance, "--eta": eta, "--size": size,
                 "--label": label, "--cond": cond, "--film": film, "--no-recipe": not recipe, "--out": out,
                 "--batch": batch, "--device": device if device != "auto" else None,
             }  # fmt: skip

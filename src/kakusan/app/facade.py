@@ -310,7 +310,7 @@ def _go(
     begins = not (run.path / "state").exists()  # else the state has what became of the weights it began from
     if start is not None and ranks.first and begins:
         _take_weights(model, start, shown)
-    batches = project.batches(training.batch, training.seed, device, ranks.rank, ranks.world)
+    batches = project.batches(training.batch, training.seed, device, ranks.rank, ranks.world, training.reference)
     budget = Budget.of(model.to(device), project, training.minutes) if ranks.first else Budget(0, 0, 0.0)
     with Stop() as stop:
         hooks = Chronicle(run, project, shown, budget, stop)
@@ -404,7 +404,7 @@ def _unreported(run: RunDir, shown: Progress) -> Trained:
 def _summary(project: Project, training: Training, result: Result, hooks: Chronicle) -> dict[str, Any]:
     seen = result.step * training.batch
     return {
-        "parameters": sum(p.numel() for p in result.model.parameters()),
+        "parameters": sum(p.numel() for n, p in result.model.named_parameters() if not n.startswith("weak.")),
         "steps": result.step,
         "seconds": round(result.seconds, 1),
         "minutes": round(result.seconds / 60, 2),

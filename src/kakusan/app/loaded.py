@@ -165,6 +165,7 @@ class Loaded:
         steps: int | None = None,
         solver: str | None = None,
         guidance: float | None = None,
+        autoguidance: float | None = None,
         eta: float | None = None,
         churn: float | None = None,
         size: int | tuple[int, int] | None = None,
@@ -179,7 +180,10 @@ class Loaded:
         ``stop`` is asked at every step; once it says True, the samples of the batches finished so far are returned.
         """
         grown = (size, size) if isinstance(size, int) else size
-        settings = {"steps": steps, "solver": solver, "guidance": guidance, "eta": eta, "churn": churn, "size": grown}
+        settings = {
+            "steps": steps, "solver": solver, "guidance": guidance, "autoguidance": autoguidance,
+            "eta": eta, "churn": churn, "size": grown,
+        }  # fmt: skip
         request = self.request(n, prompt, label, seed, cond, **settings)
         return self.draw(request, film, batch, progress, stop)
 
@@ -248,7 +252,7 @@ class Loaded:
 
         ``model.records(step)`` shows any step.
         """
-        allowed = {"steps", "solver", "guidance", "eta", "churn", "size", "cond", "prompt"}
+        allowed = {"steps", "solver", "guidance", "autoguidance", "eta", "churn", "size", "cond", "prompt"}
         for name in settings:
             if name not in allowed:
                 raise KakusanError(

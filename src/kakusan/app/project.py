@@ -60,7 +60,13 @@ class Project:
         )
 
     def batches(
-        self, batch: int, seed: int, device: torch.device | str = "cpu", rank: int = 0, world: int = 1
+        self,
+        batch: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        reference: int = 0,
     ) -> Batches:
         """The training batches of a run on its device, or one process's blocks of them."""
         device = torch.device(device)
@@ -69,8 +75,9 @@ class Project:
         ahead = 0 if device.type == "cpu" else 2
         flip = bool(self.settings["flip"])
         return Batches(
-            self.train, self.domain, batch, seed, flip, self.augment, device=device, rank=rank, world=world, ahead=ahead
-        )
+            self.train, self.domain, batch, seed, flip, self.augment, device=device, rank=rank, world=world,
+            ahead=ahead, reference=reference,
+        )  # fmt: skip
 
     def held_out(self, batch: int, seed: int, rank: int = 0, world: int = 1) -> HeldOut | None:
         """Pictures kept aside, and as many of those trained on, as the training loop watches them."""

@@ -15,7 +15,7 @@ from kakusan.catalog import build
 from kakusan.core import grid as grids
 from kakusan.core.batch import Inputs
 from kakusan.core.grid import Grid
-from kakusan.core.guide import ClassifierFree, Guide, Plain
+from kakusan.core.guide import Autoguidance, ClassifierFree, Guide, Plain, pair
 from kakusan.core.model import Model
 from kakusan.core.rng import Rng, mix
 from kakusan.core.sample import Step, sample, start
@@ -36,6 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "grid": {"kind": "grid/karras", "k_min": 0.01},
     "steps": 20,
     "guidance": 1.0,
+    "autoguidance": 1.0,
     "eta": 0.0,
 }
 _ALIASES = {"ddpm": ("ddim", 1.0), "euler": ("ddim", 0.0), "dpm++": ("dpm2m", 0.0), "dpm++2m": ("dpm2m", 0.0)}
@@ -50,6 +51,7 @@ class Request:
     steps: int | None = None
     solver: str | dict[str, Any] | None = None  # a name, or the whole spec as a recipe has it
     guidance: float | None = None
+    autoguidance: float | None = None
     eta: float | None = None
     churn: float | None = None
     grid: dict[str, Any] | None = None
@@ -65,6 +67,7 @@ def settle(model: Model, request: Request) -> dict[str, Any]:
         "grid": request.grid or known["grid"],
         "steps": int(known["steps"] if request.steps is None else request.steps),
         "guidance": float(known["guidance"] if request.guidance is None else request.guidance),
+        "autoguidance": _autoguidance(model, request.autoguidance, known["autoguidance"]),
         "eta": float(eta if request.eta is None else request.eta),
         "churn": float(request.churn or 0.0),
     }
@@ -86,6 +89,26 @@ def settle(model: Model, request: Request) -> dict[str, Any]:
 def defaults(model: Model) -> dict[str, Any]:
     """The model's sampling defaults as plain data, ours where it has none."""
     return DEFAULTS | {k: v.spec() if isinstance(v, Part) else v for k, v in model.defaults.items()}
+
+
+def _autoguidance(model: Model, asked: float | None, default: float) -> float:
+    """The weight; a default counts only where there is a weak model to lead away from."""
+    if model.weak is None:
+        if asked not in (None, 1):
+            raise KakusanError(
+                f"--autoguidance {asked:g}: this model's file has no weak model beside it (training.weak); leave it out"
+            )
+        return 1.0
+    weight = float(default if asked is None else asked)
+    if not math.isfinite(weight):
+        raise KakusanError(f"--autoguidance {weight}: need a number; 1 is none, 1.5 to 2.5 is usual")
+    return weight
+
+
+def evaluations(settled: dict[str, Any]) -> int:
+    """Evaluations of a network for one sample."""
+    branches = 1 + (settled["guidance"] != 1) + (settled["autoguidance"] != 1)
+    return int(settled["steps"]) * (2 if settled["solver"]["kind"] == "solver/heun" else 1) * branches
 
 
 def guided(model: Model) -> bool:
@@ -141,7 +164,11 @@ def steps(model: Model, request: Request, shapes: list[tuple[int, ...]]) -> Iter
         off = {name: torch.zeros(count, dtype=torch.bool) for name in inputs if name != "augment"}
         conds = [model.cond(inputs, off, count), full]
     x = start(times, denoiser.process, denoiser.space, shapes, rng)
-    denoise = guide(model.branches(conds))
+    branches = model.branches(conds)
+    if model.weak is not None and settled["autoguidance"] != 1:
+        guide = Autoguidance(settled["autoguidance"], guide)
+        branches = pair(model.weak.branches([model.weak.cond(inputs, {}, count)]), branches)
+    denoise = guide(branches)
     yield from _no_grad(sample(denoise, x, times, solver, denoiser.process, denoiser.space, rng, shapes))
 
 

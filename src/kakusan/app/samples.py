@@ -50,6 +50,7 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
             cond={str(k): [v] for k, v in made["cond"].items()},
             steps=int(made["steps"]),
             guidance=float(made["guidance"]),
+            autoguidance=float(made.get("autoguidance", 1.0)),
             eta=float(made["eta"]),
             churn=float(made["churn"]),
             grid=made["grid"],

@@ -77,6 +77,10 @@ class Label(Encoder):
         shown = ", ".join(self.names[:40])
         return shown if len(self.names) <= 40 else f"{shown}, ... ({len(self.names)} in all)"
 
+    def same(self, inputs: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
+        """Equal classes."""
+        return inputs["index"][:, None] == others["index"]
+
     def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
         """``{"index": (B,)}`` and keep (B,) bool to ``Cond(vector=(B, dim))``."""
         return Cond(vector=self.table(torch.where(keep, inputs["index"], len(self.names))))

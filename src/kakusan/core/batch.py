@@ -62,3 +62,4 @@ class Batch:
     mask: Tensor | None = None  # valid positions of x0, True = real
     inputs: Inputs = field(default_factory=dict)
     stratum: Tensor | None = None  # (B,) float64 in [0, 1): the row's place in the global batch, spreads noise levels
+    reference: Batch | None = None  # other pictures of the data with their inputs, for stable targets

@@ -12,7 +12,18 @@ from torch import Tensor
 from kakusan.core.process import Process
 from kakusan.part import KakusanError, Part
 
-__all__ = ["Branches", "Chain", "ClassifierFree", "Denoise", "Guide", "Interval", "Plain", "Several", "pair"]
+__all__ = [
+    "Autoguidance",
+    "Branches",
+    "Chain",
+    "ClassifierFree",
+    "Denoise",
+    "Guide",
+    "Interval",
+    "Plain",
+    "Several",
+    "pair",
+]
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t, t, s) -> x0 whose fall lands at s; most ignore s
 
@@ -60,6 +71,23 @@ class ClassifierFree(Guide):
 
     def combine(self, estimates: tuple[Tensor, ...]) -> Tensor:
         return torch.lerp(estimates[0], estimates[1], self.weight)
+
+
+class Autoguidance(Guide):
+    """``D = G + (w - 1) (D_c - D_weak)`` over branches (weak, those of ``guide``), G what that guide makes of its own.
+
+    Away from a weaker version of the model itself: its errors are larger, but of the same kind (Karras et al. 2024,
+    arXiv 2406.02507, eq. 3; beside classifier-free guidance, where that is the guide, each with its own weight).
+    """
+
+    kind = "guide/auto"
+
+    def __init__(self, weight: float = 2.0, guide: Guide | None = None) -> None:
+        self.weight, self.guide = float(weight), guide or Plain()
+        self.branches = 1 + self.guide.branches
+
+    def combine(self, estimates: tuple[Tensor, ...]) -> Tensor:
+        return self.guide.combine(estimates[1:]) + (self.weight - 1) * (estimates[-1] - estimates[0])
 
 
 class Several(Guide):
@@ -126,10 +154,12 @@ class Interval(Guide):
 
 
 def pair(weak: Branches, strong: Branches) -> Branches:
-    """Branches (weak, strong) of two models, for autoguidance with ``ClassifierFree`` (Karras et al. 2024)."""
+    """Branches (weak, those of strong) of two models, for ``Autoguidance``; of the weak one the last branch."""
 
     def evaluate(x: Tensor, t: Tensor, s: Tensor, which: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        both = (weak, strong)
-        return tuple(both[i](x, t, s)[-1] for i in (which or (0, 1)))
+        if which is None:
+            return weak(x, t, s)[-1], *strong(x, t, s)
+        found = iter(strong(x, t, s, inner) if (inner := tuple(i - 1 for i in which if i)) else ())
+        return tuple(next(found) if i else weak(x, t, s)[-1] for i in which)
 
     return evaluate

@@ -31,6 +31,10 @@ class Encoder(Part, nn.Module, abc.ABC):
         """What is random about this condition in training (masks, low resolution, its noise); nothing, by default."""
         return inputs
 
+    def same(self, inputs: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor | None:
+        """Which of the others' (R) conditions equal each row's (B), (B, R) bool; None where equality says nothing."""
+        return None
+
     @abc.abstractmethod
     def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
         """Prepared inputs (B, ...); keep (B,) bool, False = the learned null in that row's place."""
@@ -44,7 +48,8 @@ class Model(Part, nn.Module):
     """Everything needed to sample: denoiser, domain, encoders by name and the sampling defaults.
 
     ``domain`` is any part (the core knows no modality). ``defaults`` are the sampling settings used where none is
-    asked for: ``{"solver": spec, "grid": spec, "steps": int, "guidance": float, ...}``.
+    asked for: ``{"solver": spec, "grid": spec, "steps": int, "guidance": float, ...}``. ``weak``: an earlier state of
+    the same model, with a denoiser and encoders of its own, that autoguidance leads away from.
     """
 
     kind = "model"
@@ -55,12 +60,19 @@ class Model(Part, nn.Module):
         domain: Part | None = None,
         encoders: Mapping[str, Encoder] | None = None,
         defaults: Mapping[str, Any] | None = None,
+        weak: Model | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.domain = domain
         self.encoders = nn.ModuleDict(dict(encoders or {}))
         self.defaults = dict(defaults or {})
+        self.weak = weak
+
+    def beside(self, weak: Model) -> Model:
+        """This model with ``weak`` for autoguidance: the same modules, not copies."""
+        bare = Model(weak.denoiser, encoders=_encoders(weak))
+        return Model(self.denoiser, self.domain, _encoders(self), self.defaults, bare).train(self.training)
 
     def encoder(self, name: str) -> Encoder:
         """The encoder of a condition, by its name."""
@@ -103,6 +115,10 @@ class Model(Part, nn.Module):
             return tuple(self.denoiser(repeated, time, joint[chosen]).chunk(count))
 
         return evaluate
+
+
+def _encoders(model: Model) -> dict[str, Encoder]:
+    return {name: model.encoder(name) for name in model.encoders}
 
 
 def _stack(conds: list[Cond]) -> Cond:

@@ -11,6 +11,7 @@ from kakusan.core.batch import Batch
 from kakusan.core.model import Model
 from kakusan.core.process import Process, cast
 from kakusan.core.rng import Rng, mix
+from kakusan.core.target import NOISY, matches, stable
 from kakusan.part import KakusanError, Part
 
 __all__ = [
@@ -190,6 +191,7 @@ class Denoising(Objective):
     """The denoising loss ``w(lam) |D(x_t) - x0|^2``, computed as ``w c_out^2 |F - target|^2`` with
     ``target = ((1 - c_skip alpha)/c_out) x0 - (c_skip sigma/c_out) eps``.
 
+    Where the batch brings a reference, x0 in the target is the posterior mean over it at noisy levels (``stable``).
     ``dropout``: how often each condition is replaced by its null, on its own (Ho & Salimans 2022, algorithm 1).
     """
 
@@ -224,7 +226,31 @@ class Denoising(Objective):
         inputs = {name: model.encoder(name).draw(x0, given, rng) for name, given in batch.inputs.items()}
         keep = {n: k for n, k in self.keep(batch, rng, step).items() if model.encoder(n).droppable}
         cond = model.cond(inputs, keep, len(x0), batch.mask)
-        out, (_, c_skip, c_out) = denoiser.raw(process.noised(x0, eps, t), t, cond)
+        x_t = process.noised(x0, eps, t)
+        out, (_, c_skip, c_out) = denoiser.raw(x_t, t, cond)
         target = cast((1 - c_skip * alpha) / c_out, x0) * x0 - cast(c_skip * sigma / c_out, x0) * eps
+        if batch.reference is not None and batch.mask is None:
+            target = target + self._steadied(model, batch, batch.reference, keep, x_t, (alpha, sigma, lam)) / cast(
+                c_out, x0
+            )
         error = space.mse(out.to(x0.dtype) - target, batch.mask)
         return cast(self.weight.of(lam) * c_out**2, error).reshape(-1) * error, lam
+
+    def _steadied(
+        self,
+        model: Model,
+        batch: Batch,
+        reference: Batch,
+        keep: dict[str, Tensor],
+        x_t: Tensor,
+        levels: tuple[Tensor, Tensor, Tensor],
+    ) -> Tensor:
+        """What the stable target adds to x0, (B, C, *S): zero at all but the noisy levels."""
+        alpha, sigma, lam = levels
+        rows = torch.nonzero(lam < NOISY)[:, 0]  # on the CPU, where the levels are: nothing waits for the device
+        at = rows.to(batch.x0.device, non_blocking=True)
+        match = matches(model, batch, reference, keep)
+        x0 = batch.x0[at]
+        own = None if match is None else match[at]
+        mean = stable(x0, x_t[at], alpha[rows], sigma[rows], reference.x0, own)
+        return torch.zeros_like(batch.x0).index_copy(0, at, mean - x0)

@@ -21,6 +21,8 @@ from kakusan.training.source import Source, Texts
 
 __all__ = ["Batches", "Dataset"]
 
+KEPT = 64  # steps that one set of reference pictures serves
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -91,6 +93,8 @@ class Batches:
     row of epochs. ``batch`` is the global batch: rank r of ``world`` gets its r-th block of rows. ``flip`` mirrors
     half of the pictures; ``augment`` adds its parameters as the condition "augment". ``ahead`` batches are prepared in
     a thread beside the training. Pixels travel in the cache's own dtype, pinned for CUDA, and become floats there.
+    ``reference``: so many other pictures come with every batch, for stable targets; they change every ``KEPT`` steps.
+    Augmented pictures have none: each has a condition of its own.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         ahead: int = 2,
+        reference: int = 0,
     ) -> None:
         if not len(dataset):
             raise KakusanError("the data set is empty: no batches can be made of it")
@@ -112,6 +117,7 @@ class Batches:
             raise KakusanError(f"batch is {batch}; give a positive multiple of the {world} processes")
         self.dataset, self.domain, self.batch, self.seed = dataset, domain, batch, seed
         self.flip, self.augment, self.device, self.ahead = flip, augment, torch.device(device), ahead
+        self.reference = 0 if augment else min(reference, len(dataset))
         share = batch // world
         self.global_rows = np.arange(rank * share, (rank + 1) * share)
         self._stratum = torch.from_numpy(self.global_rows / batch)
@@ -119,6 +125,7 @@ class Batches:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._pending: dict[int, Future[_Host]] = {}
+        self._references: tuple[int, Batch | None] = (-1, None)
 
     def epoch(self, step: int) -> float:
         """Passes over the data before ``step``."""
@@ -189,15 +196,27 @@ class Batches:
     def _host(self, step: int) -> _Host:
         """What is prepared in the background: pixels and labels, and on a CPU the finished tensors."""
         rows = self.rows(step)
-        pixels = self.dataset.rows(rows)
-        if pixels.dtype == np.uint16:
-            pixels = pixels.astype(np.int32)
-        host = _Host(torch.from_numpy(pixels), self._labels(rows))
+        host = _Host(torch.from_numpy(_wide(self.dataset.rows(rows))), self._labels(rows))
         if self.device.type == "cuda":
             host.pixels = host.pixels.pin_memory()
         if self.device.type == "cpu":
             host.done = self._finished(host.pixels, step)
         return host
+
+    def _reference(self, step: int) -> Batch | None:
+        """The pictures that come with a step's batch: the same on every rank, a function of (seed, step // KEPT)."""
+        block = step // KEPT
+        if self.reference and self._references[0] != block:
+            key = mix(self.seed, "reference", block)
+            rows = np.random.Generator(np.random.Philox(key=key)).integers(len(self.dataset), size=self.reference)
+            x0 = self.domain.unpacked(torch.from_numpy(_wide(self.dataset.rows(rows))).to(self.device))
+            if self.flip:
+                draws = Rng([mix(self.seed, "reference", block, row) for row in range(len(rows))], self.device)
+                x0 = _flipped(x0, draws)
+            labels = self._labels(rows)
+            inputs: Inputs = {} if labels is None else {"label": {"index": labels.to(self.device)}}
+            self._references = block, Batch(x0.contiguous(), inputs=inputs)  # rows in one piece, to be multiplied by
+        return self._references[1]
 
     def _labels(self, rows: np.ndarray) -> Tensor | None:
         if self.dataset.labels is None:
@@ -211,8 +230,7 @@ class Batches:
             return x0, value
         rng = self.rng(step)
         if self.flip:
-            turned = (rng.uniform("flip", 0)[:, 0] < 0.5).to(x0.device, non_blocking=True)
-            x0 = torch.where(turned[:, None, None, None], x0.flip(3), x0)
+            x0 = _flipped(x0, rng)
         if self.augment is not None:
             x0, value = self.augment.apply(x0, rng)
         return x0.contiguous(memory_format=torch.channels_last), value
@@ -224,7 +242,18 @@ class Batches:
             inputs["label"] = {"index": host.labels.to(self.device, non_blocking=True)}
         if value is not None:
             inputs["augment"] = {"value": value.to(self.device, non_blocking=True)}
-        return Batch(x0, inputs=inputs, stratum=self._stratum)
+        return Batch(x0, inputs=inputs, stratum=self._stratum, reference=self._reference(step))
+
+
+def _wide(pixels: np.ndarray) -> np.ndarray:
+    """16-bit pixels as int32, which torch can compute with."""
+    return pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels
+
+
+def _flipped(x0: Tensor, rng: Rng) -> Tensor:
+    """Half of the pictures mirrored."""
+    turned = (rng.uniform("flip", 0)[:, 0] < 0.5).to(x0.device, non_blocking=True)
+    return torch.where(turned[:, None, None, None], x0.flip(3), x0)
 
 
 @dataclass

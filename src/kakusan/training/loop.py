@@ -6,6 +6,7 @@ that a resumed run repeats exactly: decide, watch, preview, stop or save. What i
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -94,6 +95,7 @@ def _train(live: Running) -> bool:
     """Step until the end (True) or a request to stop (False)."""
     while True:
         moments.decide(live)
+        moments.set_aside(live)
         stop, late = live.ranks.agree(live.stop(), live.ranks.first and _unsaved(live))
         if stop or not moments.evaluate(live) or not moments.preview(live):
             return False
@@ -205,7 +207,7 @@ def _result(live: Running, interrupted: bool) -> Result:
     shipped = live.best if chosen["best_step"] is not None else live.ema.weights(chosen["width"])
     load_weights(live.shadow, shipped)
     return Result(
-        model=live.shadow,
+        model=_with_weak(live, chosen["best_step"]),
         interrupted=interrupted,
         step=live.step,
         total=live.schedule.total,
@@ -217,6 +219,15 @@ def _result(live: Running, interrupted: bool) -> Result:
         ema=live.ema,
         checkpoint=live.checkpoint,
     )
+
+
+def _with_weak(live: Running, best_step: int | None) -> Model:
+    """The model to ship beside its weak state; alone where there is none, or none that is earlier."""
+    if live.weak_at is None or live.weak_at >= (live.step if best_step is None else best_step):
+        return live.shadow
+    weak = copy.deepcopy(live.shadow)
+    load_weights(weak, live.weak)
+    return live.shadow.beside(weak).requires_grad_(False)
 
 
 def _start(live: Running) -> None:

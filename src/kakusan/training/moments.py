@@ -10,7 +10,7 @@ from kakusan.training.machine import seeded, wait
 from kakusan.training.running import Running
 from kakusan.training.schedule import due
 
-__all__ = ["choose", "decide", "evaluate", "preview"]
+__all__ = ["choose", "decide", "evaluate", "preview", "set_aside"]
 
 EVALUATION_SHARE = 0.03  # of the run's time
 BEST_MARGIN = 0.01  # the best point is shipped only when it is this much better than the end
@@ -25,6 +25,15 @@ def decide(live: Running) -> None:
     event = live.ranks.lead(lambda: _pace(live))
     live.schedule.apply(event)
     live.hooks.on_event(event)
+
+
+def set_aside(live: Running) -> None:
+    """Keep the average of this moment as the weak model, once its share of the run has gone."""
+    total, share = live.schedule.total, live.settings.weak
+    if live.weak or not share or total is None or not live.ema.last or live.step < share * total:
+        return
+    live.weak = {n: t.clone() for n, t in live.ema.weights(live.ema.widths[-1]).items()}
+    live.weak_at = live.step
 
 
 def evaluate(live: Running) -> bool:

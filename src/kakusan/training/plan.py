@@ -28,6 +28,9 @@ __all__ = ["Facts", "Plan", "make", "time_steps"]
 NEED = 15_000  # pictures that a network should see for each million of its parameters
 ROUGH = 12_000  # fewer than this and shapes stay loose, whatever the network
 BATCH = 64
+AUTOGUIDANCE = 2.0  # away from the average at a quarter of the run: fewer broken shapes for twice the evaluations
+REFERENCE = 4096  # pictures that stable targets are means of ...
+NUMBERS = 8 << 20  # ... of so many numbers in all, at most
 GUIDANCE = 2.0  # of models with classes: short training learns them weakly, and this makes up for it
 USED = 0.9  # of the time asked goes into steps, the rest into planning, previews, checks and the report
 FASTER = 1.1  # bf16 is taken where it is this much faster
@@ -111,6 +114,7 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
             "grid": {"kind": "grid/karras", "k_min": 0.01, "k_max": 80.0},
             "steps": 20,
             "guidance": GUIDANCE if facts.classes else 1.0,
+            "autoguidance": AUTOGUIDANCE,
             "eta": 0.0,
         },
     }
@@ -137,6 +141,7 @@ def training_spec(facts: Facts, steps: int | None, minutes: float | None, seed: 
         },
         "optim": {"kind": "optim/muon", "lr": 0.01, "lr_rest": 0.007},
         "batch": min(BATCH, max(4, facts.count)),
+        "reference": 0 if facts.augment else min(REFERENCE, NUMBERS // math.prod(facts.shape)),
         "steps": steps,
         "minutes": minutes,
         "seed": seed,
@@ -236,7 +241,9 @@ def _figures(facts: Facts, tree: dict[str, Any], timing: dict[str, Any]) -> dict
         "pictures_seen": timing["seen"],
         "epochs": timing["seen"] / max(1, facts.count),
         "steps": timing["seen"] // int(tree["training"]["batch"]),
-        "disk": parameters * 4 * (2 * (3 + emas) + 1),  # two checkpoints of weights, optimiser and averages; the model
+        "disk": parameters
+        * 4
+        * (2 * (4 + emas) + 2),  # two checkpoints of weights, optimiser, averages, weak self; the model
     }
 
 

@@ -58,11 +58,13 @@ class Running:
         self.gradients = Gradients(list(self.model.parameters()), ranks)
         self.ema = PowerEma(self.model, settings.ema, settings.ema_every)
         self.best: dict[str, Tensor] = {}
+        self.weak: dict[str, Tensor] = {}  # the early average that autoguidance leads away from
         self.meter = Meter(device, ranks.total)
         self.norms = torch.zeros(settings.log_every, device=device)
         self.autocast = autocast(device, settings.precision)
         shape = (settings.warmup, settings.cooldown, settings.shape)
         self.schedule = Schedule.fixed(settings.steps, *shape) if settings.steps else Schedule.timed(*shape)
+        self.weak_at: int | None = None  # its step
         self.step = self.began = self.previews = self.evaluations = self.streak = self.rollbacks = 0
         self.rate = 1.0  # halved by each roll-back
         self.loss: float | None = None

@@ -18,6 +18,8 @@ __all__ = ["load", "restore", "restore_weights", "save"]
 
 _COUNTERS = ("previews", "evaluations", "streak", "rollbacks", "rate", "loss", "logged_at")
 
+_LATER = ("best", "weak")  # groups of averages that are empty at first
+
 
 def load(live: Running, scheduled: bool = False) -> disk.Saved | None:
     """The newest whole checkpoint; only the first process reads it, the others get everything but its tensors.
@@ -31,14 +33,15 @@ def load(live: Running, scheduled: bool = False) -> disk.Saved | None:
         if found is None:
             return None
         read.append(found)
-        return {"path": str(found.path), "step": found.step, "meta": found.meta, "best": sorted(found.groups["best"])}
+        names = {group: sorted(found.groups.get(group, {})) for group in _LATER}
+        return {"path": str(found.path), "step": found.step, "meta": found.meta, "names": names}
 
     told = live.ranks.lead(facts)
     if told is None or read:
         return read[0] if read else None
     weights = live.ema.weights(live.settings.ship)
-    best = {"best": {n: torch.empty_like(weights[n]) for n in told["best"]}}
-    return disk.Saved(Path(told["path"]), told["step"], told["meta"], best)
+    later = {group: {n: torch.empty_like(weights[n]) for n in names} for group, names in told["names"].items()}
+    return disk.Saved(Path(told["path"]), told["step"], told["meta"], later)
 
 
 def save(live: Running, scheduled: bool, must: bool = False) -> None:
@@ -56,7 +59,8 @@ def save(live: Running, scheduled: bool, must: bool = False) -> None:
 def _write(live: Running, tables: list[Any], next_draws: int, scheduled: bool, must: bool) -> str | None:
     """The checkpoint's path, None where the disk was full and it may be left out."""
     tensors, plain = disk.flatten_optimiser(live.optimiser)
-    groups = {"weights": _weights(live.model), "ema": live.ema.tensors(), "optim": tensors, "best": live.best}
+    groups = {"weights": _weights(live.model), "ema": live.ema.tensors(), "optim": tensors}
+    groups |= {"best": live.best, "weak": live.weak}
     groups["meter"] = {"table": live.meter.table, "norms": live.norms}
     groups["meter"] |= {f"table/{rank}": torch.tensor(t) for rank, t in enumerate(tables) if rank}
     try:
@@ -92,8 +96,9 @@ def restore(live: Running, saved: disk.Saved) -> None:
     live.logged_at = (meta["logged_at"][0], meta["logged_at"][1])
     live.schedule = replace(live.schedule, **meta["schedule"])
     live.finished = meta["finished"]
-    live.best = {n: t.to(live.device) for n, t in saved.groups["best"].items()}
-    live.ranks.share(live.best.values())
+    live.best, live.weak = ({n: t.to(live.device) for n, t in saved.groups.get(g, {}).items()} for g in _LATER)
+    live.weak_at = meta.get("weak_at")
+    live.ranks.share([*live.best.values(), *live.weak.values()])
     _restore_meter(live, saved)
     if live.watch and meta["watch"]:
         live.watch.restore(meta["watch"])
@@ -157,6 +162,7 @@ def _meta(live: Running, next_draws: int) -> dict[str, Any]:
         "ema_last": live.ema.last,
         "watch": live.watch.state() if live.watch else None,
         "finished": live.finished,
+        "weak_at": live.weak_at,
     } | {name: getattr(live, name) for name in _COUNTERS}
 
 

@@ -21,6 +21,8 @@ class Training(Part):
     last ``cooldown`` of the run along ``shape`` (warm-up, stable, decay: Hu et al. 2024; "sqrt": Haegele et al. 2024).
     ``ema``: relative widths of the averages, updated every ``ema_every`` steps. ``clip``: largest norm of the
     gradient. ``held_out``: whether pictures kept aside are watched. ``previews``: how often samples are drawn.
+    ``reference``: pictures that the stable targets of noisy levels are means of; 0 = plain targets.
+    ``weak``: the share of the run after which the average is set aside for autoguidance; 0 = never.
     ``precision``: "auto" is bf16 autocast on a GPU that has it and fp32 on a CPU.
     """
 
@@ -45,6 +47,8 @@ class Training(Part):
         checkpoint_minutes: float = 5.0,
         previews: int = 12,
         log_every: int = 10,
+        reference: int = 0,
+        weak: float = 0.25,
         precision: str = "auto",
         flush_denormal: bool = True,
     ) -> None:
@@ -58,6 +62,10 @@ class Training(Part):
         _choice("precision", precision, PRECISIONS)
         if not 0 <= cooldown <= 1:
             raise KakusanError(f"cooldown={cooldown}: it is a share of the run, between 0 and 1 (0.4 is usual)")
+        if not 0 <= weak < 1:
+            raise KakusanError(f"weak={weak}: it is a share of the run, 0 (never) to below 1 (0.25 is usual)")
+        if reference < 0:
+            raise KakusanError(f"reference={reference}: give a number of pictures, 0 for none (4096 is usual)")
         if warmup < 0 or evaluations < 0 or previews < 0:
             raise KakusanError(f"warmup={warmup}, evaluations={evaluations}, previews={previews}: none may be negative")
         if not ema:
@@ -71,6 +79,7 @@ class Training(Part):
         self.seed, self.clip = seed, float(clip)
         self.held_out, self.evaluations = held_out, evaluations
         self.checkpoint_minutes, self.previews, self.log_every = checkpoint_minutes, previews, log_every
+        self.reference, self.weak = reference, float(weak)
         self.precision, self.flush_denormal = precision, flush_denormal
 
     @property
