@@ -30,6 +30,7 @@ class Child:
         self.nursery, self.pid, self.out = nursery, pid, out
 
     def signal(self, number: int) -> None:
+        assert self.pid > 1, self.pid  # 0 would be everybody
         os.kill(self.pid, number)
 
     def wait(self) -> int:
@@ -37,7 +38,7 @@ class Child:
         guard = threading.Timer(LIMIT, os.kill, (self.pid, signal.SIGABRT))
         guard.start()
         try:
-            return int(self.nursery.read())
+            return self.nursery.number("code")
         finally:
             guard.cancel()
 
@@ -60,13 +61,21 @@ class Nursery:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
+    def number(self, of: str) -> int:
+        """The next number of that name; what nobody asked for, as the code of a child that a failed test left, goes."""
+        while True:
+            name, _, value = self.read().partition(" ")
+            assert name in ("pid", "code"), f"the nursery said {name!r}"
+            if name == of:
+                return int(value)
+
     def call(self, target: str, *arguments: Any) -> Child:
         assert self.process.stdin is not None
         self.count += 1
         out = self.folder / f"child-{self.count}.txt"
         self.process.stdin.write(json.dumps([target, arguments, str(out)]) + "\n")
         self.process.stdin.flush()
-        return Child(self, int(self.read()), out)
+        return Child(self, self.number("pid"), out)
 
     def run(self, target: str, *arguments: Any) -> str:
         """Call, wait, insist on success; what it said."""
@@ -129,8 +138,8 @@ def _serve() -> None:
         pid = os.fork()
         if pid == 0:
             os._exit(_child(target, arguments, out))
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print("pid", pid, flush=True)
+        print("code", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 def _child(target: str, arguments: list[Any], out: str) -> int:

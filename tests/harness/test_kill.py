@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import signal
@@ -30,7 +31,8 @@ def kill_once(children: Nursery, folder: Path, marked: Path, target: str, argume
     child = children.call(target, str(folder), str(marked), argument)
     until(lambda: marks(marked))
     time.sleep(delay)
-    child.signal(signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it was done before
+        child.signal(signal.SIGKILL)
     code = child.wait()
     if code == 0:
         return "done"

@@ -20,7 +20,7 @@ from PIL import ImageOps
 
 from kakusan.app.checkwords import advice
 from kakusan.app.sheet import grid, save
-from kakusan.domains.picture import PictureError, shown
+from kakusan.domains.picture import PictureError, shown, used_here
 from kakusan.part import KakusanError
 from kakusan.training import duplicates
 from kakusan.training.source import Source, open_source
@@ -150,32 +150,36 @@ def _look(data: _Data, first: int, quit: threading.Event) -> _Chunk:
     for i in range(first, min(first + _CHUNK, len(data))):
         if quit.is_set():
             break
-        try:
-            record = data.record(i)
-        except PictureError as error:
-            chunk.faulty.append((data.name(i), error.reason, error.detail))
-            continue
-        a, meta = record.data, record.meta
-        chunk.rows.append(i)
-        chunk.sizes.append(meta.get("size") or a.shape[:2])
-        digest = hashlib.blake2b(repr((a.shape, a.dtype.str)).encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(a))
-        chunk.exact.append(digest.digest())
-        chunk.copies.append(duplicates.small(a))
-        coloured = a.shape[2] >= 3
-        grey = coloured and bool((a[..., 0] == a[..., 1]).all() and (a[..., 1] == a[..., 2]).all())
-        clear = a.shape[2] == 4 and a.dtype.kind == "u" and bool((a[..., 3] < np.iinfo(a.dtype).max).any())
-        kind = {1: "grey", 3: "RGB", 4: "RGBA"}.get(a.shape[2], f"{a.shape[2]} channels")
-        depth = "float" if a.dtype.kind == "f" else f"{8 * a.dtype.itemsize}-bit"
-        words = (f"{kind} {depth}", str(meta.get("format", "array")), grey, clear, bool(meta.get("animated")))
-        chunk.words.append(words)
-        del record, a  # before the next picture is decoded
+        with used_here():
+            _look_at(data, i, chunk)
     if chunk.rows:
         copies = np.stack(chunk.copies)
         chunk.near = duplicates.perceptual(copies)
         chunk.plain = copies.std((1, 2)).mean(1) < duplicates.PLAIN
     chunk.copies.clear()
     return chunk
+
+
+def _look_at(data: _Data, i: int, chunk: _Chunk) -> None:
+    try:
+        record = data.record(i)
+    except PictureError as error:
+        chunk.faulty.append((data.name(i), error.reason, error.detail))
+        return
+    a, meta = record.data, record.meta
+    chunk.rows.append(i)
+    chunk.sizes.append(meta.get("size") or a.shape[:2])
+    digest = hashlib.blake2b(repr((a.shape, a.dtype.str)).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(a))
+    chunk.exact.append(digest.digest())
+    chunk.copies.append(duplicates.small(a))
+    coloured = a.shape[2] >= 3
+    grey = coloured and bool((a[..., 0] == a[..., 1]).all() and (a[..., 1] == a[..., 2]).all())
+    clear = a.shape[2] == 4 and a.dtype.kind == "u" and bool((a[..., 3] < np.iinfo(a.dtype).max).any())
+    kind = {1: "grey", 3: "RGB", 4: "RGBA"}.get(a.shape[2], f"{a.shape[2]} channels")
+    depth = "float" if a.dtype.kind == "f" else f"{8 * a.dtype.itemsize}-bit"
+    words = (f"{kind} {depth}", str(meta.get("format", "array")), grey, clear, bool(meta.get("animated")))
+    chunk.words.append(words)
 
 
 def _chunks(data: _Data) -> Iterator[_Chunk]:

@@ -31,6 +31,7 @@ __all__ = [
     "decode",
     "encode_png",
     "read_recipe",
+    "used_here",
 ]
 
 MAX_PIXELS = 20 * 2**20  # of one picture as it is decoded, read off its header before anything is allocated
@@ -118,8 +119,23 @@ def _decode_open(im: Pil.Image, data: bytes, name: str, target: tuple[int, int] 
         most = limit // _heavy(im, data)
         detail = f"{width} x {height} is {width * height / 1e6:.0f} megapixels; the limit is {most / 1e6:.0f}"
         raise PictureError(name, "oversized", detail)
-    with _room.taken(pixels):
+    with contextlib.ExitStack() as here:
+        (getattr(_thread, "used", None) or here).enter_context(_room.taken(pixels))
         return _decoded(im, data, name, (width, height))
+
+
+@contextlib.contextmanager
+def used_here() -> Iterator[None]:
+    """What this thread decodes inside counts as being decoded until the end, so that memory is bounded in its use too.
+
+    For one picture at a time.
+    """
+    with contextlib.ExitStack() as used:
+        _thread.used = used
+        try:
+            yield
+        finally:
+            _thread.used = None
 
 
 def _shrink(im: Pil.Image, target: tuple[int, int] | None, limit: int) -> None:
@@ -162,6 +178,7 @@ class _Room:
 
 
 _room = _Room(MAX_PIXELS)
+_thread = threading.local()
 
 
 def _decoded(im: Pil.Image, data: bytes, name: str, whole: tuple[int, int]) -> Record:
