@@ -116,6 +116,11 @@ class _Data:
         source, at = self._at(i)
         return source.record(at)
 
+    def small(self, i: int) -> np.ndarray:
+        """The small copy that near duplicates are compared by."""
+        with used_here():
+            return duplicates.small(self.record(int(i)).data)
+
     def label(self, i: int) -> str | None:
         source, at = self._at(i)
         return None if source.labels is None or source.labels[at] < 0 else source.classes[source.labels[at]]
@@ -248,7 +253,7 @@ def _near(data: _Data, scan: _Scan, exact: list[list[int]]) -> tuple[list[list[i
     with tempfile.TemporaryFile(prefix="kakusan-") as file:
         copies = np.memmap(file, np.uint8, "w+", shape=(len(involved), duplicates.SIDE, duplicates.SIDE, 3))
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            for at, copy in enumerate(pool.map(lambda i: duplicates.small(data.record(int(i)).data), involved)):
+            for at, copy in enumerate(pool.map(data.small, involved)):
                 copies[at] = copy
         for first in range(0, len(pairs), 4096):
             some = pairs[first : first + 4096]

@@ -224,8 +224,23 @@ def _pixels(im: Pil.Image) -> np.ndarray:
     wanted = "RGBA" if clear else "L" if im.mode in ("1", "L") else "RGB"
     if im.mode in ("La", "RGBa"):
         im = im.convert("LA" if im.mode == "La" else "RGBA")
-    a = np.asarray(im if im.mode == wanted else im.convert(wanted))
+    a = _array(im if im.mode == wanted else im.convert(wanted))
     return a[..., None] if a.ndim == 2 else a
+
+
+def _array(im: Pil.Image) -> np.ndarray:
+    """A copy of the pixels, some rows at a time: Pillow's own way to NumPy holds a large picture three times over."""
+    rows = max(1, 2**20 // im.width)
+    tops = range(0, im.height, rows)
+    parts = (np.asarray(im.crop((0, top, im.width, min(top + rows, im.height)))) for top in tops)
+    first = next(parts)
+    if len(tops) == 1:
+        return first
+    a = np.empty((im.height, *first.shape[1:]), first.dtype)
+    a[:rows] = first
+    for top, part in zip(tops[1:], parts, strict=True):
+        a[top : top + rows] = part
+    return a
 
 
 def _sixteen(im: Pil.Image, data: bytes) -> np.ndarray | None:

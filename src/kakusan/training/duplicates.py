@@ -27,9 +27,13 @@ def small(a: np.ndarray) -> np.ndarray:
             opaque[top : top + 64] = _on_grey(a[top : top + 64])
         a = opaque
     else:
-        a = shown(a)
-    im = Pil.fromarray(np.ascontiguousarray(a))
-    return np.asarray(im.resize((SIDE, SIDE), Pil.Resampling.BOX if min(im.size) >= SIDE else Pil.Resampling.BILINEAR))
+        a = np.ascontiguousarray(shown(a))
+    how = Pil.Resampling.BOX if min(a.shape[:2]) >= SIDE else Pil.Resampling.BILINEAR
+    planes: Iterable[np.ndarray] = [a]
+    if a.size > 2**22:  # a channel at a time: Pillow copies what it gets
+        planes = (np.ascontiguousarray(a[..., c]) for c in range(3))
+    copies = [np.asarray(Pil.fromarray(plane).resize((SIDE, SIDE), how)) for plane in planes]
+    return copies[0] if len(copies) == 1 else np.stack(copies, 2)
 
 
 def _on_grey(a: np.ndarray) -> np.ndarray:
