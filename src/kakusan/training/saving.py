@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +63,7 @@ def _write(live: Running, tables: list[Any], next_draws: int, scheduled: bool, m
     groups["meter"] = {"table": live.meter.table, "norms": live.norms}
     groups["meter"] |= {f"table/{rank}": torch.tensor(t) for rank, t in enumerate(tables) if rank}
     try:
-        log = _or_disk_full(live.log.flush)
-        meta = _meta(live, next_draws) | {"optim": plain, "log": log, "events": live.events.offset}
+        meta = _meta(live, next_draws) | {"optim": plain, "log": live.log.flush(), "events": live.events.offset}
         return str(disk.save(live.folder / "state", live.step, groups, meta, scheduled))
     except disk.DiskFull as error:
         if must:
@@ -171,12 +169,3 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     saved = model.state_dict(keep_vars=True)
     named = dict(model.named_parameters()) | {n: b for n, b in model.named_buffers() if n in saved}
     return {n: t.detach() for n, t in named.items()}
-
-
-def _or_disk_full(write: Callable[[], int]) -> int:
-    try:
-        return write()
-    except OSError as error:
-        if disk.is_full(error):
-            raise disk.DiskFull(f"the disk is full: {error}; earlier checkpoints are intact; free some space") from None
-        raise
