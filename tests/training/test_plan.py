@@ -70,6 +70,18 @@ def test_precision_follows_the_clock(machine, monkeypatch):
     assert planned(facts()).training["precision"] == "fp32"
 
 
+def test_one_disturbed_timing_does_not_choose_bf16(machine, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    machine["bf16"], honest, slow = False, plan._timed, iter([3.0])
+
+    def disturbed(*given):
+        seconds, parameters = honest(*given)
+        return seconds * next(slow, 1.0), parameters  # the first, in fp32, falls into something else's work
+
+    monkeypatch.setattr(plan, "_timed", disturbed)
+    assert planned(facts()).training["precision"] == "fp32"
+
+
 def test_what_the_recipe_says_is_not_chosen(machine):
     def overlay(tree):
         tree["model"]["denoiser"]["net"] |= {"width": 40, "mults": [1, 2], "attention": [1], "unshuffle": 1}
