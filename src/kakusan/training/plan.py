@@ -25,7 +25,7 @@ from kakusan.training.optim import Optim
 
 __all__ = ["Facts", "Plan", "make", "time_steps"]
 
-NEED = 15_000  # pictures that a network should see for each million of its parameters
+NEED = 120_000  # pictures that a network should see for each million of its parameters
 ROUGH = 12_000  # fewer than this and shapes stay loose, whatever the network
 BATCH = 64
 AUTOGUIDANCE = 2.0  # away from the average at a quarter of the run: fewer broken shapes for twice the evaluations
@@ -72,8 +72,8 @@ def networks(facts: Facts, device: torch.device) -> list[Spec]:
     side = max(facts.shape[1:])
     unshuffle = 1 if side <= 16 else 2 if side <= 64 else 4 if side <= 128 else 8
     base = math.ceil(side / unshuffle)
-    mults, attention = ([1, 2, 2], [2]) if base <= 16 else ([1, 2, 2, 2], [2, 3])
-    widths = [32, 48, 64, 96, 128] if base <= 16 else [24, 32, 48, 64, 96]
+    mults, attention = ([1, 1, 1], [2]) if base <= 16 else ([1, 1, 1, 1], [2, 3])
+    widths = [32, 48, 64, 80, 96, 128, 160]
     if device.type != "cpu":
         widths = [w * 2 for w in widths]
     return [
