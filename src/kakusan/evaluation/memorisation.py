@@ -123,7 +123,7 @@ def _judged(n: int, known: tuple[Tensor, Tensor], rivals: tuple[Tensor, Tensor] 
 
 
 def _ratios(n: int, nearest: Tensor, rivals: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Nearest training distance over the mean of the nearest held-out ones; a held-out picture is no rival of itself."""
+    """Nearest training distance over the mean of the nearest held-out ones, for a held-out picture of the others."""
     if rivals is None:
         return torch.ones_like(nearest)
     distances, which = rivals
@@ -205,7 +205,7 @@ def _feature(x: Tensor) -> Tensor:
 
 
 def _nearest(views: list[Tensor], pool: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """Distances (Q, k) of the nearest features in ``pool``, k <= ``count``, best of the queries' views; their indices."""
+    """Distances (Q, k) of the nearest features in ``pool``, k <= ``count``, best of the queries' views; indices."""
     best: Tensor | None = None
     where: Tensor | None = None
     start = 0
