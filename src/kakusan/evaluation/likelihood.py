@@ -146,7 +146,7 @@ def log_density(
     z = cast(cosine[0], x) * x
     traces = []
     for i, lam in enumerate(lams):
-        slope, trace = _slope_and_trace(f, z, lam, process, _directions(z, rng, probes, i), probes)
+        slope, trace = _slope_and_trace(f, z, lam, process, _directions(z, rng, probes, i / steps), probes)
         traces.append(trace)
         if i == steps:
             break
@@ -157,7 +157,7 @@ def log_density(
     weight = torch.full((steps + 1,), float(lams[1] - lams[0]), dtype=torch.float64)
     weight[[0, -1]] /= 2
     variance = -torch.expm1(torch.nn.functional.logsigmoid(2 * lams[-1]))  # (sigma / sqrt(alpha^2 + sigma^2))^2
-    square = z.double().square().flatten(1).sum(1).cpu()
+    square = z.cpu().double().square().flatten(1).sum(1)
     end = -square / (2 * variance) - dims / 2 * torch.log(2 * math.pi * variance)
     # the traces bend slowly with lam: what leaves the line between its neighbours is the probes' noise
     bend = each[:, 1:-1] - (each[:, :-2] + each[:, 2:]) / 2
@@ -187,15 +187,16 @@ def _slope_and_trace(
         trace = torch.zeros(len(z), dtype=torch.float64)
         for i, v in enumerate(directions):
             (back,) = torch.autograd.grad(slope, at, v, retain_graph=i < len(directions) - 1)
-            trace += (back.double() * v.double()).flatten(1).sum(1).cpu()
+            trace += (back * v).cpu().double().flatten(1).sum(1)
     return slope.detach(), trace / max(probes, 1)
 
 
-def _directions(z: Tensor, rng: Rng, probes: int, step: int) -> list[Tensor]:
-    """Random signs for each picture, or all unit vectors where there are no probes."""
+def _directions(z: Tensor, rng: Rng, probes: int, place: float) -> list[Tensor]:
+    """Random signs for each picture at this place of the way, the same with half the steps; all unit vectors where
+    there are no probes."""
     if probes:
         shapes = [tuple(z.shape[1:])] * len(z)
-        drawn = [rng.normal(shapes, f"probe/{p}", step).to(z) for p in range(probes)]
+        drawn = [rng.normal(shapes, f"probe/{p}", round(place * 2**20)).to(z) for p in range(probes)]
         return [torch.where(v < 0, -torch.ones_like(z), torch.ones_like(z)) for v in drawn]
     unit = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)
     return [v.reshape(z.shape[1:]).expand_as(z) for v in unit]
@@ -233,10 +234,10 @@ def bound_by_level(
             eps = space.noise(space.shapes(x0), rng, "eps").to(x0.dtype)
             with torch.no_grad():
                 error = model.denoiser(process.noised(x0, eps, t), t, cond) - x0
-            terms.append(torch.exp(2 * lam) * space.mse(error).double().cpu())
+            terms.append(torch.exp(2 * lam) * space.mse(error).cpu().double())
             lams.append(lam)
-            rebuilt.append(_reconstruction(x0.double(), eps.double(), k_min, spacing).flatten(1).mean(1).cpu())
-        priors.append(x0.double().square().flatten(1).mean(1).cpu() * math.exp(2 * low) / 2)
+            rebuilt.append(_reconstruction(x0.cpu().double(), eps.cpu().double(), k_min, spacing).flatten(1).mean(1))
+        priors.append(x0.cpu().double().square().flatten(1).mean(1) * math.exp(2 * low) / 2)
     if index < 2 * levels:
         raise KakusanError(
             f"{index} draws for {levels} levels of noise: at least {2 * levels} are needed; add pictures"
