@@ -29,7 +29,7 @@ def one_thread():
 def real() -> Classifier:
     """Trained for a moment on 3,000 real pictures."""
     pictures, labels, classes = fashion()
-    return train_classifier(pictures[:3000], labels[:3000], classes, seconds=1.0)
+    return train_classifier(pictures[:3000], labels[:3000], classes, seconds=1.34)
 
 
 def shapes(count: int, size: tuple[int, int], channels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +84,7 @@ def test_seconds_are_steps():
     pictures, labels, classes = fashion()
     calls: list[tuple[int, int]] = []
     steps = []
-    for seconds in (0.1, 0.2):
+    for seconds in (0.14, 0.28):
         made = train_classifier(
             pictures[:2000], labels[:2000], classes, seconds=seconds, progress=lambda *at: calls.append(at)
         )
@@ -97,7 +97,7 @@ def test_seconds_are_steps():
 
 @pytest.mark.parametrize(
     "size, channels, seconds",
-    [((16, 16), 1, 0.4), ((28, 28), 4, 0.4), ((33, 47), 3, 0.4), ((128, 128), 4, 1.2)],
+    [((16, 16), 1, 0.54), ((28, 28), 4, 0.54), ((33, 47), 3, 0.54), ((128, 128), 4, 1.6)],
     ids=str,
 )
 def test_any_size_and_channels(size, channels, seconds):
