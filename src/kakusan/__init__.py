@@ -11,16 +11,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kakusan.app.compare import Compared, compare
     from kakusan.app.facade import Loaded, Sample, Trained, load, reproduce, resume, save_samples, train
     from kakusan.catalog import build
     from kakusan.part import KakusanError
 
 __all__ = [
+    "Compared",
     "KakusanError",
     "Loaded",
     "Sample",
     "Trained",
     "build",
+    "compare",
     "load",
     "reproduce",
     "resume",
@@ -28,7 +31,12 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {"KakusanError": "kakusan.part", "build": "kakusan.catalog"}
+_HOMES = {
+    "Compared": "kakusan.app.compare",
+    "KakusanError": "kakusan.part",
+    "build": "kakusan.catalog",
+    "compare": "kakusan.app.compare",
+}
 
 
 def __getattr__(name: str) -> Any:

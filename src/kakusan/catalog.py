@@ -62,6 +62,10 @@ CATALOG: dict[str, str] = {
     "model": "kakusan.core.model:Model",
     "net/unet": "kakusan.nets.unet:UNet",
     "net/dit": "kakusan.nets.dit:DiT",
+    "net/gan-generator": "kakusan.nets.gan:Generator",
+    "net/gan-discriminator": "kakusan.nets.gan:Discriminator",
+    "net/dcgan-generator": "kakusan.nets.dcgan:DCGenerator",
+    "net/dcgan-discriminator": "kakusan.nets.dcgan:DCDiscriminator",
     "condition/label": "kakusan.conditions.label:Label",
     "condition/vector": "kakusan.conditions.scalar:Vector",
     "domain/image": "kakusan.domains.image:Image",
@@ -69,6 +73,7 @@ CATALOG: dict[str, str] = {
     "optim/muon": "kakusan.training.optim:Muon",
     "optim/adamw": "kakusan.training.optim:AdamW",
     "training": "kakusan.training.settings:Training",
+    "training/adversarial": "kakusan.training.adversarial:Adversarial",
 }
 
 _DEPTH = 16  # a spec nests no deeper

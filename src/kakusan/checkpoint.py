@@ -15,7 +15,7 @@ import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
@@ -27,7 +27,7 @@ from kakusan.core.denoiser import Denoiser
 from kakusan.core.model import Model
 from kakusan.part import KakusanError, Spec
 
-__all__ = ["FORMAT", "load_model", "model_hash", "read_info", "save_model", "write_tensors"]
+__all__ = ["FORMAT", "load_model", "load_module", "model_hash", "read_info", "save_model", "write_tensors"]
 
 FORMAT = 1
 _SPEC_LIMIT = 1 << 20  # bytes of JSON
@@ -43,7 +43,14 @@ def canonical(tree: Any) -> str:
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def model_hash(model: Model) -> str:
+class Module(Protocol):
+    """A part that is a torch module: a model, or a network alone."""
+
+    def spec(self) -> Spec: ...
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+def model_hash(model: Module) -> str:
     """SHA-256 over the sorted tensors and the canonical spec, 64 hex digits."""
     return _hash(model.spec(), model.state_dict())
 
@@ -96,9 +103,12 @@ def _write_full(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]
 
 
 def save_model(
-    path: str | Path, model: Model, info: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
+    path: str | Path, model: Module, info: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
 ) -> str:
-    """Write the model to one file and return its hash; ``info``: plain data (fingerprint, summary, licence)."""
+    """Write the model to one file and return its hash; ``info``: plain data (fingerprint, summary, licence).
+
+    A network alone (a GAN's generator) is written in the same way; ``load_module`` reads it.
+    """
     target = Path(path)
     weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in model.state_dict().items()}
     spec = model.spec()
@@ -184,12 +194,20 @@ def _short(error: BaseException) -> str:
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
     """The model in a file, in evaluation mode and float32, and its info (with ``hash`` and ``parameters``)."""
+    model, info = load_module(path, device)
+    if not isinstance(model, Model):
+        raise KakusanError(f"{path}: holds a {model.kind!r}, not a model")  # type: ignore[attr-defined]
+    return model, info
+
+
+def load_module(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """``load_model`` for whatever module a file holds, as a GAN's generator."""
     source = Path(path)
     about = read_info(source)
     _check_shapes(about["spec"], about["shapes"], source)
     with torch.random.fork_rng(devices=[]):  # building draws initial weights: leave the caller's generator alone
         model = build(about["spec"], f"{source}: spec")
-    if not isinstance(model, Model):
+    if not isinstance(model, nn.Module):
         raise KakusanError(f"{source}: holds a {about['spec'].get('kind')!r}, not a model")
     weights = safetensors.torch.load_file(source)
     restored = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in weights.items()}

@@ -18,6 +18,7 @@ from kakusan.app.project import Project
 from kakusan.app.rundir import RunDir
 from kakusan.app.sampler import Request
 from kakusan.app.show import Progress
+from kakusan.checkpoint import save_model
 from kakusan.core.model import Model
 from kakusan.training.hooks import Hooks
 from kakusan.training.machine import wait
@@ -78,9 +79,11 @@ class Chronicle(Hooks):
     """Hooks of the training loop: the progress line, and a grid of the same seeds over time."""
 
     def __init__(
-        self, run: RunDir, project: Project, progress: Progress, budget: Budget, stop: Callable[[], bool]
-    ) -> None:
+        self, run: RunDir, project: Project, progress: Progress, budget: Budget, stop: Callable[[], bool],
+        snapshots: bool = False,
+    ) -> None:  # fmt: skip
         self.run, self.project, self.progress, self.budget, self.stop = run, project, progress, budget, stop
+        self.snapshots = snapshots
         self.warnings: list[str] = []
         self.minutes: float | None = None
         self.total: int | None = None
@@ -111,6 +114,8 @@ class Chronicle(Hooks):
             self.progress.note(event["text"])
 
     def on_preview(self, step: int, model: Model) -> None:
+        if self.snapshots:
+            save_model(self.run.path / "snapshots" / f"step-{step:06d}.safetensors", model, {"step": step})
         loaded = Loaded(model, {})
         samples = loaded.draw(preview_request(loaded, self.budget.preview, PREVIEW_STEPS, 0.0), stop=self.stop)
         if self.stop():

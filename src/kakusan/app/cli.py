@@ -194,6 +194,42 @@ def info(model: Model, /, *, json: Json = False) -> Outcome:
     return Outcome(found, text=table(flat(said)))
 
 
+@app.command(sort_key=4.5)
+def compare(
+    data: Annotated[str, Parameter(help="A folder of pictures, zip, IDX file, .npz or .npy.")],
+    /,
+    *overrides: Annotated[str, Parameter(help="Recipe settings of every arm, as training.batch=32.")],
+    minutes: Annotated[float | None, Parameter(help="Training time of each arm and seed; 10 by default.")] = None,
+    steps: Annotated[int | None, Parameter(help="Steps of training, in place of minutes.")] = None,
+    seeds: Annotated[int, Parameter(help="How often each arm is trained.")] = 3,
+    arms: Annotated[
+        list[str] | None, Parameter(help="Diffusion recipes to compare: schedule=linear,cosine,flow or NAME=A,B.")
+    ] = None,
+    gan: Annotated[list[str] | None, Parameter(help="r3, classic or none; r3 and classic by default.")] = None,
+    out: Annotated[Path | None, Parameter(["--out", "-o"], help="The comparison's folder; runs/compare-DATA.")] = None,
+    count: Annotated[int, Parameter(["--count", "-n"], help="Samples of each model that are judged.")] = 1000,
+    features: Annotated[str, Parameter(help="Feature network by name, or a weights file.")] = "efficientnet-lite0",
+    labels: Labels = None,
+    size: Annotated[int | None, Parameter(help="Side of the pictures in pixels.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> Outcome:
+    """Train diffusion and GANs for equal minutes, and say which is better at what; goes on where it was stopped."""
+    from kakusan.app.compare import compare as work
+    from kakusan.app.show import Progress
+
+    with Progress() as progress:
+        done = work(
+            data, minutes=minutes, steps=steps, seeds=seeds, arms=arms or [], gan=gan or ["r3", "classic"], out=out,
+            count=count, features=features, overrides=list(overrides), labels=labels, size=size, device=device,
+            progress=progress,
+        )  # fmt: skip
+    if done.interrupted:
+        return Outcome({"path": str(done.path), "report": None, "interrupted": True}, path=done.path, code=130)
+    said = {"path": str(done.report), "report": str(done.report), "interrupted": False, **done.result}
+    return Outcome(said, text="\n".join(done.result["words"]["answer"]), path=done.report)
+
+
 @app.command(sort_key=7)
 def doctor(*, json: Json = False) -> Outcome:
     """Examine this machine: versions, devices, speed, memory, disk, extras."""
@@ -282,7 +318,7 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-_VERBS = (train, sample, resume, info, doctor, check, reproduce)
+_VERBS = (train, sample, resume, info, compare, doctor, check, reproduce)
 
 
 def _positive(name: str, value: float | None) -> None:

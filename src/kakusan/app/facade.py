@@ -78,12 +78,14 @@ def train(
     seed: int | None = None,
     device: str = "auto",
     start: str | Path | None = None,
+    snapshots: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if there are no ``steps`` either).
 
     ``recipe`` (a TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another
-    model's weights. In each of several processes (torchrun, Ray Train) it does that process's part.
+    model's weights; ``snapshots`` keeps the averaged model of every preview point. In each of several processes
+    (torchrun, Ray Train) it does that process's part.
     """
     begun = time.monotonic()
     with join() as ranks, progress or Progress() as given_progress:
@@ -109,8 +111,9 @@ def train(
             note = f"kakusan train {data}: everything that decides this run. Train again with --recipe."
             recipes.write(run.recipe, tree, note)
             about = {"device": str(chosen), "data": project.cache.fingerprint, "from": str(start) if start else None}
+            about |= {"snapshots": snapshots}
             write_json(run.environment, rundir.environment() | about | {"processes": ranks.world})
-        return _go(run, project, tree, chosen, shown, False, begun, start, ranks)
+        return _go(run, project, tree, chosen, shown, False, begun, start, ranks, snapshots)
 
 
 def _shown(progress: Progress, ranks: Ranks) -> Progress:
@@ -248,7 +251,9 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
         device = pick_device(ranks.device(str(about.get("device", "auto"))))
         project = _opened(tree["data"], shown, tree["model"]["domain"], ranks)
         ranks.lead(lambda: _same_data(folder, tree, about, project))
-        return _go(folder, project, tree, device, shown, True, begun, about.get("from"), ranks)
+        return _go(
+            folder, project, tree, device, shown, True, begun, about.get("from"), ranks, bool(about.get("snapshots"))
+        )
 
 
 def _begun(folder: RunDir, minutes: float | None) -> list[Any]:
@@ -299,6 +304,7 @@ def _go(
     begun: float,
     start: str | Path | None,
     ranks: Ranks,
+    snapshots: bool,
 ) -> Trained:
     """Train, and finish: samples, findings, model file, report."""
     training = build(tree["training"], "training")
@@ -313,7 +319,7 @@ def _go(
     batches = project.batches(training.batch, training.seed, device, ranks.rank, ranks.world, training.reference)
     budget = Budget.of(model.to(device), project, training.minutes) if ranks.first else Budget(0, 0, 0.0)
     with Stop() as stop:
-        hooks = Chronicle(run, project, shown, budget, stop)
+        hooks = Chronicle(run, project, shown, budget, stop, snapshots)
         try:
             result = loop.run(
                 model,

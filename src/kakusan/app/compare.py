@@ -1,0 +1,311 @@
+"""compare: diffusion models and GANs, or several diffusion recipes, trained for equal minutes and judged alike.
+
+Everything lies in one folder: compare.json (what is compared), network.toml (the network all share), arms/NAME/seed-K
+(trainings, each with its score.json), result.json and report.html. What is finished is kept, so that the same command
+goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kakusan.app import arms as trainings
+from kakusan.app import comparepage, comparewords
+from kakusan.app.arms import Arm, Painter
+from kakusan.app.gan import GANS, Drawn
+from kakusan.app.project import Project, open_project
+from kakusan.app.runpage import rows
+from kakusan.app.scores import Features, Judge, extractor_of
+from kakusan.app.show import Progress, duration
+from kakusan.files import write_json
+from kakusan.part import KakusanError
+from kakusan.training.cache import cache_root
+from kakusan.training.data import Dataset
+from kakusan.training.splits import SPLIT_NAMES
+from kakusan.training.stop import Stop
+
+__all__ = ["Compared", "compare"]
+
+REAL = 5000  # real pictures that samples are compared with, at most
+CURVE = 6  # snapshots of a run that are scored
+CURVE_COUNT, CURVE_STEPS = 250, 12  # pictures of each, at most; sampling steps of diffusion models there
+FEW = (4, 8)  # steps of the diffusion models' short sampling
+FIRST = 1_000_000  # seed of the first picture that is judged; the same ones for every model
+SHOWN = 32  # pictures of a model on the page
+LEAST = 50  # samples below which no figure means anything
+
+Tree = dict[str, Any]
+Classifier = Callable[[np.ndarray], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison found: ``result`` as result.json has it; no report when it was interrupted."""
+
+    path: Path
+    report: Path | None
+    interrupted: bool
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+def compare(
+    data: str | Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seeds: int = 3,
+    arms: Sequence[str] = (),
+    gan: Sequence[str] = ("r3", "classic"),
+    out: str | Path | None = None,
+    count: int = 1000,
+    features: Features = "efficientnet-lite0",
+    overrides: Sequence[str] = (),
+    labels: str | None = None,
+    fit: str | None = None,
+    flip: bool | None = None,
+    size: int | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Compared:
+    """Train every arm ``minutes`` long with seeds 0, 1, ..., score them alike and write what came out.
+
+    ``arms``: axes as "schedule=linear,cosine,flow" or "training.batch=32,64"; without any, the diffusion model as
+    ``kakusan.train`` plans it. ``gan``: "r3", "classic", both, or nothing. ``overrides`` hold for every diffusion arm,
+    and "gan.lr=[1e-3, 1e-4]" for every GAN. ``count`` pictures of each model are compared with the real ones in the
+    ``features`` of a network (a name, a weights file, or a function). ``steps`` in place of minutes: equal steps.
+    """
+    _check(minutes, steps, seeds, count)
+    chosen = trainings.parse(arms, [g for g in gan if g != "none"])
+    wanted: Tree = {"path": str(data), "labels": labels or "auto", "flip": bool(flip), "size": size}
+    wanted["fit"] = fit or "crop"
+    plan = {
+        "kakusan": 1, "data": wanted, "arms": [a.as_dict() for a in chosen], "overrides": list(overrides),
+        "minutes": minutes if minutes or steps else 10.0, "steps": steps, "seeds": seeds, "count": count,
+        "features": getattr(features, "__name__", type(features).__name__) if callable(features) else str(features),
+    }  # fmt: skip
+    with progress or Progress() as shown, Stop() as stop:
+        project = open_project(wanted, shown)
+        _judgeable(project)
+        extract = extractor_of(features)
+        folder = _begun(_folder(out, data), plan | {"fingerprint": project.cache.fingerprint}, shown)
+        done = _train(folder, str(data), project, chosen, plan, device, shown, stop)
+        if not done:
+            return _interrupted(folder, shown)
+        judge, against = _judge(project, extract, folder, shown)
+        scored = _scored(folder, chosen, plan, judge, device, shown, stop)
+        if scored is None:
+            return _interrupted(folder, shown)
+        result = _result(plan, project, judge, against, scored)
+        write_json(folder / "result.json", result)
+        report = comparepage.write_report(folder, result, project)
+        return Compared(folder, report, False, result)
+
+
+def _check(minutes: float | None, steps: int | None, seeds: int, count: int) -> None:
+    if minutes is not None and steps is not None:
+        raise KakusanError(f"--minutes {minutes:g} and --steps {steps}: give one of the two")
+    for name, value in (("--minutes", minutes), ("--steps", steps), ("--seeds", seeds)):
+        if value is not None and not value > 0:
+            raise KakusanError(f"{name} {value}: must be greater than 0")
+    if count < LEAST:
+        raise KakusanError(f"-n {count}: too few samples to compare models by; give at least {LEAST} (1000 is usual)")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise KakusanError("kakusan compare runs in one process: start it without torchrun")
+
+
+def _judgeable(project: Project) -> None:
+    domain = project.domain
+    if domain.channels not in (1, 3, 4) or domain.depth not in (8, 16):
+        raise KakusanError(
+            f"{project.settings['path']}: pictures of {domain.channels} channels and {domain.depth} bits cannot be "
+            "judged; kakusan compare takes 1, 3 or 4 channels of 8 or 16 bits"
+        )
+
+
+def _folder(out: str | Path | None, data: str | Path) -> Path:
+    return Path(out) if out is not None else Path("runs") / f"compare-{Path(str(data).split(':')[0]).stem or 'data'}"
+
+
+def _begun(folder: Path, plan: Tree, shown: Progress) -> Path:
+    """A new folder with compare.json, or the one of the same comparison, which goes on."""
+    file = folder / "compare.json"
+    if file.is_file():
+        try:
+            known = json.loads(file.read_text("utf-8"))
+        except ValueError as error:
+            raise KakusanError(f"{file}: damaged ({error}); choose another --out") from error
+        odd = [k for k in plan if known.get(k) != json.loads(json.dumps(plan[k]))]
+        if odd:
+            raise KakusanError(f"--out {folder}: holds a comparison with other {', '.join(odd)}; choose another --out")
+        shown.note(f"going on with {folder}")
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise KakusanError(f"--out {folder}: exists and is no comparison; choose another --out")
+    write_json(file, plan)
+    return folder
+
+
+def _run(folder: Path, arm: Arm, seed: int) -> Path:
+    return folder / "arms" / arm.folder / f"seed-{seed}"
+
+
+def _train(
+    folder: Path, data: str, project: Project, arms: list[Arm], plan: Tree, device: str, shown: Progress, stop: Stop
+) -> bool:
+    """Every arm with every seed, seed by seed, so that an early look has some of each; False when interrupted."""
+    todo = [(arm, seed) for seed in range(plan["seeds"]) for arm in arms]
+    for number, (arm, seed) in enumerate(todo, 1):
+        run = _run(folder, arm, seed)
+        if trainings.finished(run):
+            continue
+        left = f", {duration(60 * plan['minutes'] * (len(todo) - number + 1))} left in all" if plan["minutes"] else ""
+        shown.note(f"\n{arm.name}, seed {seed} ({number} of {len(todo)}{left})")
+        run.parent.mkdir(parents=True, exist_ok=True)
+        whole = trainings.train_arm(
+            arm, run, data, project, folder / "network.toml", minutes=plan["minutes"], steps=plan["steps"], seed=seed,
+            device=device, overrides=plan["overrides"], shown=shown, stop=stop,
+        )  # fmt: skip
+        if not whole or stop():
+            return False
+    return True
+
+
+def _interrupted(folder: Path, shown: Progress) -> Compared:
+    shown.note(f"stopped; what is finished is kept in {folder}. The same command goes on")
+    return Compared(folder, None, True)
+
+
+def _judge(project: Project, extract: Any, folder: Path, shown: Progress) -> tuple[Judge, str]:
+    """The judge, and in words what it compares with: the data's test split, or the pictures trained on."""
+    against = f"{project.settings['path']}, the pictures trained on"
+    reference, real = project, project.train
+    other = _other_split(project)
+    if other:
+        path = f"{project.source.path}:{other}"
+        reference = open_project({**project.settings, "path": path, "held_out": 0}, shown, project.domain.spec())
+        real, against = reference.train, f"{path}, pictures that no model was trained on"
+    chosen = np.unique(np.linspace(0, len(real) - 1, min(len(real), REAL)).astype(np.int64))
+    pictures = _pictures(project, real, chosen)
+    classes = list(project.train.classes) if project.train.labels is not None else []
+    shown.note(f"comparing with {len(pictures):,} real pictures: {against}")
+    classify = _classifier(project, classes, shown) if classes else None
+    stamp = {"data": reference.cache.fingerprint}
+    return Judge(extract, pictures, cache_root() / "features", classes, classify, stamp), against
+
+
+def _other_split(project: Project) -> str | None:
+    """A test split, else a validation split, that is not the one trained on."""
+    source = project.source
+    kinds = {SPLIT_NAMES.get(s.lower(), s): s for s in source.splits if s != source.split}
+    return None if source.split == "all" else kinds.get("test") or kinds.get("validation")
+
+
+def _pictures(project: Project, part: Dataset, chosen: np.ndarray) -> np.ndarray:
+    """Rows of a data set as pictures (N, H, W, C) in the data's units."""
+    pieces = [
+        np.stack([r.data for r in project.domain.records(project.domain.floats(part.rows(chosen[i : i + 512])))])
+        for i in range(0, len(chosen), 512)
+    ]
+    return np.concatenate(pieces)
+
+
+def _classifier(project: Project, classes: list[str], shown: Progress) -> Classifier | None:
+    """Class names of pictures, by a small network trained on the real ones; None where this version has none."""
+    try:
+        from kakusan.evaluation.classifier import train_classifier
+    except ImportError:
+        return None
+    assert project.train.labels is not None
+    known = np.flatnonzero(project.train.labels >= 0)
+    known = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), 20_000)).astype(np.int64))]
+    shown.note("training a classifier on the real pictures, for labels and classes covered ...")
+    made = train_classifier(_pictures(project, project.train, known), project.train.labels[known], classes)
+    return lambda pictures: [classes[int(i)] for i in made.predict(pictures)]
+
+
+def _scored(
+    folder: Path, arms: list[Arm], plan: Tree, judge: Judge, device: str, shown: Progress, stop: Stop
+) -> list[Tree] | None:
+    """Every arm with its scored runs; None when interrupted. A run's score is kept beside it."""
+    out = []
+    for arm in arms:
+        runs = []
+        for seed in range(plan["seeds"]):
+            run = _run(folder, arm, seed)
+            file = run / "score.json"
+            key = {"stamp": judge.stamp, "count": plan["count"], "version": 1}
+            found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+            if found.get("key") != key:
+                shown.note(f"scoring {arm.name}, seed {seed} ...")
+                scored = _score(run, arm, plan["count"], judge, device, stop)
+                if scored is None:
+                    return None
+                found = {"key": key, **scored}
+                write_json(file, found)
+            runs.append({"seed": seed, "folder": str(run.relative_to(folder)), **_without(found, "key")})
+        for each in runs:
+            each["state"] = comparewords.state(each)
+        out.append({**arm.as_dict(), "runs": runs})
+    return out
+
+
+def _without(tree: Tree, name: str) -> Tree:
+    return {k: v for k, v in tree.items() if k != name}
+
+
+def _score(run: Path, arm: Arm, count: int, judge: Judge, device: str, stop: Stop) -> Tree | None:
+    """The finished model, its snapshots, and for diffusion models few steps; None when asked to stop on the way."""
+    painter = Painter(arm, run / "model.safetensors", device)
+    drawn = painter.draw(count, FIRST, stop=stop)
+    if stop():
+        return None
+    found: Tree = {"summary": trainings.summary(run), "score": judge.score(drawn, interval=True), "few": {}}
+    np.savez_compressed(run / "shown.npz", pictures=drawn.pictures[:SHOWN], labels=np.array(drawn.labels or [])[:SHOWN])
+    for steps in () if arm.gan else FEW:
+        few = painter.draw(count, FIRST, steps, stop=stop)
+        if stop():
+            return None
+        found["few"][str(steps)] = judge.score(few)
+    curve = _curve(run, arm, min(count, CURVE_COUNT), judge, device, stop, painter)
+    return None if curve is None else found | {"curve": curve}
+
+
+def _curve(run: Path, arm: Arm, count: int, judge: Judge, device: str, stop: Stop, last: Painter) -> list[Tree] | None:
+    """Figures of snapshots over the minutes of training; the last point is the finished model, drawn as they were."""
+    kind = "adversarial" if arm.gan else "train"
+    times = [(row["step"], row["seconds"]) for row in rows(run / "log.jsonl", kind)] or [(1, 0.0)]
+    final = int(trainings.summary(run)["steps"])
+    found = []
+    for step, file in [*trainings.snapshots(run, CURVE), (final, None)]:
+        painter = last if file is None else Painter(arm, file, device)
+        drawn: Drawn = painter.draw(count, FIRST, CURVE_STEPS, plain=True, stop=stop)
+        if stop():
+            return None
+        score = judge.score(drawn)
+        seconds = float(np.interp(step, [t[0] for t in times], [t[1] for t in times]))
+        names = ("kernel", "frechet", "precision", "recall", "spread", "finite")
+        found.append({"step": step, "minutes": seconds / 60, "count": count, **{n: score[n] for n in names}})
+    return found
+
+
+def _result(plan: Tree, project: Project, judge: Judge, against: str, scored: list[Tree]) -> Tree:
+    """result.json: what was compared, how it was judged, every run's figures and what they say."""
+    words = comparewords.story(scored, plan["minutes"], plan["seeds"])
+    shape = f"{project.domain.width} x {project.domain.height} {project.domain.mode}"
+    facts = {"pictures": len(project.train), "shape": shape, "classes": len(project.facts.classes)}
+    return {
+        **_without(plan, "kakusan"),
+        "facts": facts | {"fingerprint": project.cache.fingerprint},
+        "stamp": judge.stamp,
+        "against": against,
+        "gans": {a["name"]: GANS[a["kind"]] for a in scored if a["kind"] in GANS},
+        "arms": scored,
+        "words": words,
+    }
