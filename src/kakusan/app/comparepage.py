@@ -166,9 +166,9 @@ def _protocol(page: Report, result: Tree, length: str, seeds: str, project: Proj
         "is Radford et al. 2016 with the non-saturating loss. Both ship the average of their generator's weights, as "
         "the diffusion model does. Sets of fewer than 5,000 pictures are augmented for all.\n\n"
         "A run counts as diverged when its numbers or pictures are not finite; as collapsed when its pictures' "
-        "features vary less than half as much as real ones', or at most half of the classes are drawn; as worsened when "
-        "its last kernel distance is twice its best. The same rules hold for every arm. Intervals are 95% each, over seeds "
-        "(Student's t, Welch); with many comparisons some will be certain by chance."
+        "features vary less than half as much as real ones', or at most half of the classes are drawn; as worsened "
+        "when its last kernel distance is twice its best. The same rules hold for every arm. Intervals are 95% each, "
+        "over seeds (Student's t, Welch); with many comparisons some will be certain by chance."
     )
     section.details("Protocol stamp", stamp)
     section.details("Data", project.sheet())

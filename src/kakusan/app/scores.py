@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from kakusan.app.gan import Drawn
-from kakusan.evaluation import distances, features
 from kakusan.part import KakusanError
 
 __all__ = ["Features", "Judge", "extractor_of"]
@@ -21,6 +20,8 @@ NEIGHBOURS = 5
 
 def extractor_of(wanted: Features) -> Any:
     """Feature network by name or weights file, or a function from pictures (N, H, W, C) to numbers (N, D)."""
+    from kakusan.evaluation import features  # (its networks take a while to import)
+
     if callable(wanted):
         probe = np.asarray(wanted(np.zeros((1, 8, 8, 3), np.uint8)))
         return features.from_function(wanted, probe.shape[-1])
@@ -45,6 +46,8 @@ class Judge:
     ) -> None:
         if len(real) < 2 * NEIGHBOURS:
             raise KakusanError(f"{len(real)} real pictures are too few to compare with: at least {2 * NEIGHBOURS}")
+        from kakusan.evaluation import features
+
         self.extract, self.classes, self.classify = extract, list(classes), classify
         self.real = features.features_cached(extract, real, cache) if cache is not None else extract(real)
         self.usual = _variance(self.real)
@@ -54,6 +57,8 @@ class Judge:
 
     def score(self, drawn: Drawn, interval: bool = False) -> dict[str, Any]:
         """Plain data: distance, quality, diversity and cost; with ``interval``, also that of the distance."""
+        from kakusan.evaluation import distances
+
         count = len(drawn.pictures)
         found: dict[str, Any] = {
             "count": count,
@@ -81,12 +86,11 @@ class Judge:
                 found["accuracy"] = float(np.mean([a == b for a, b in zip(named, drawn.labels, strict=True)]))
         return found
 
-    def _interval(self, fake: np.ndarray) -> list[float] | None:
+    def _interval(self, fake: np.ndarray) -> list[float]:
         """The 95% interval of the Fréchet distance from the samples alone."""
-        made = getattr(distances, "frechet_interval", None)
-        if made is None:
-            return None
-        figure = made(self.real, fake)
+        from kakusan.evaluation import distances
+
+        figure = distances.frechet_interval(self.real, fake)
         return [float(figure.low), float(figure.high)]
 
 

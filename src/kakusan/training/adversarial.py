@@ -28,8 +28,8 @@ class Adversarial(Part):
     """How a generator and its discriminator are trained, one step of each in turn.
 
     ``loss``: "relativistic" or "non-saturating". ``penalty``: gamma of R1 (and, relativistic, of R2), [first, last]
-    over the run; [0, 0] = none. ``lr`` and ``beta2``: [first, last] too. Penalties are taken every ``every`` steps, that
-    many times as strong (lazy regularisation; Karras et al. 2020, section 3.1). ``augment``: real and generated
+    over the run; [0, 0] = none. ``lr`` and ``beta2``: [first, last] too. Penalties are taken every ``every`` steps,
+    that many times as strong (lazy regularisation; Karras et al. 2020, section 3.1). ``augment``: real and generated
     pictures are moved and cut alike before they are judged, for small sets (Zhao et al. 2020). The generator that ships
     is an average of relative width ``ema``. The run has ``steps``, or is planned by the clock to end after ``minutes``.
     """
