@@ -96,8 +96,8 @@ def test_a_comparison_from_end_to_end(data, tmp_path, monkeypatch):
     again = go(data, tmp_path / "out")
     assert len(trained) == 7 and again.result == done.result
     assert (tmp_path / "out" / "arms" / "diffusion" / "seed-0" / "score.json").stat().st_mtime_ns == before
-    with pytest.raises(KakusanError, match="other seeds"):
-        go(data, tmp_path / "out", seeds=3)
+    with pytest.raises(KakusanError, match="other steps"):
+        go(data, tmp_path / "out", steps=7)
 
 
 def test_recipes_are_compared_on_one_network(data, tmp_path):
@@ -148,6 +148,10 @@ def test_axes_that_cannot_be_read_are_refused(axes, gans, said):
         ({"count": 10}, "too few samples"),
         ({"steps": None, "minutes": -1.0}, "--minutes -1"),
         ({"overrides": ("denoiser.net.widht=3",)}, "width"),
+        ({"overrides": ("gan.lr=fast",)}, "gan.lr"),
+        ({"overrides": ("photos2",)}, "NAME=VALUE"),
+        ({"arms": ["training.batch=4,-1"]}, "training.batch=-1"),
+        ({"features": "inception-v9"}, "inception-v9"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(data, tmp_path, settings, said):

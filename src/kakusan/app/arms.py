@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from kakusan.app import facade, sampler
 from kakusan.app import recipe as recipes
@@ -19,12 +20,25 @@ from kakusan.app.project import Project
 from kakusan.app.rundir import RunDir
 from kakusan.app.runpage import rows
 from kakusan.app.show import Progress
+from kakusan.catalog import build
 from kakusan.checkpoint import read_info
 from kakusan.files import write_json
 from kakusan.part import KakusanError
+from kakusan.training import plan
 from kakusan.training.stop import Stop
 
-__all__ = ["SCHEDULES", "Arm", "Painter", "finished", "parse", "snapshots", "summary", "train_arm"]
+__all__ = [
+    "SCHEDULES",
+    "Arm",
+    "Painter",
+    "check",
+    "finished",
+    "parse",
+    "run_folder",
+    "snapshots",
+    "summary",
+    "train_arm",
+]
 
 SCHEDULES: dict[str, tuple[str, ...]] = {  # each as its paper has it: process, prediction, noise levels and weights
     "planned": (),
@@ -131,11 +145,9 @@ def train_arm(
     if arm.gan:
         parameters = _network_parameters(network)
         chosen = facade.pick_device(device)
-        settings = dict(o.removeprefix("gan.").split("=", 1) for o in overrides if o.startswith("gan."))
-        given = {k: json.loads(v) for k, v in settings.items()}
         done = train_gan(
             project, run, arm.kind, parameters=parameters, minutes=minutes, steps=steps, seed=seed, device=chosen,
-            settings=given, shown=shown, stop=stop,
+            settings=_gan_settings(overrides), shown=shown, stop=stop,
         )  # fmt: skip
         if not done.interrupted:
             write_json(run / "summary.json", done.summary)
@@ -160,6 +172,40 @@ def train_arm(
         _write_network(run, network, known["parameters"])
     write_json(run / "summary.json", known | {"skipped": _skipped(run), "diverged": False})
     return True
+
+
+def run_folder(folder: Path, arm: Arm, seed: int) -> Path:
+    """Where an arm's training with a seed lies in a comparison's folder."""
+    return folder / "arms" / arm.folder / f"seed-{seed}"
+
+
+def check(project: Project, arms: Sequence[Arm], overrides: Sequence[str]) -> None:
+    """Build what every arm asks for: the last one's mistake should not cost the minutes of the first."""
+    facts = project.facts
+    net = plan.networks(facts, torch.device("cpu"))[0]
+    plain = [o for o in overrides if not o.startswith("gan.")]
+    for arm in arms:
+        if arm.gan:
+            build({"kind": "training/adversarial", **GANS[arm.kind], **_gan_settings(overrides), "steps": 1}, "gan")
+            continue
+        tree = {"model": plan.model_spec(facts, net), "training": plan.training_spec(facts, 1, None, 0)}
+        tree = recipes.fit_ports(recipes.override(tree, [*plain, *arm.overrides]))
+        with torch.random.fork_rng(devices=[]):
+            build(tree["model"], f"{arm.name}: model")
+        build(tree["training"], f"{arm.name}: training")
+
+
+def _gan_settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """What ``gan.NAME=VALUE`` sets of training/adversarial; values are JSON, anything else a string."""
+    found: dict[str, Any] = {}
+    for text in overrides:
+        name, _, value = text.partition("=")
+        if name.startswith("gan."):
+            try:
+                found[name.removeprefix("gan.")] = json.loads(value)
+            except ValueError:
+                found[name.removeprefix("gan.")] = value
+    return found
 
 
 def finished(run: Path) -> bool:

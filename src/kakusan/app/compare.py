@@ -18,10 +18,9 @@ import numpy as np
 
 from kakusan.app import arms as trainings
 from kakusan.app import comparepage, comparewords
-from kakusan.app.arms import Arm, Painter
-from kakusan.app.gan import GANS, Drawn
+from kakusan.app.arms import Arm, run_folder
 from kakusan.app.project import Project, open_project
-from kakusan.app.runpage import rows
+from kakusan.app.scored import scored
 from kakusan.app.scores import Features, Judge, extractor_of
 from kakusan.app.show import Progress, duration
 from kakusan.files import write_json
@@ -34,11 +33,7 @@ from kakusan.training.stop import Stop
 __all__ = ["Compared", "compare"]
 
 REAL = 5000  # real pictures that samples are compared with, at most
-CURVE = 6  # snapshots of a run that are scored
-CURVE_COUNT, CURVE_STEPS = 250, 12  # pictures of each, at most; sampling steps of diffusion models there
-FEW = (4, 8)  # steps of the diffusion models' short sampling
-FIRST = 1_000_000  # seed of the first picture that is judged; the same ones for every model
-SHOWN = 32  # pictures of a model on the page
+FIXED = ("data", "overrides", "minutes", "steps", "fingerprint")  # of a comparison; arms and seeds may be added
 LEAST = 50  # samples below which no figure means anything
 
 Tree = dict[str, Any]
@@ -81,7 +76,7 @@ def compare(
     and "gan.lr=[1e-3, 1e-4]" for every GAN. ``count`` pictures of each model are compared with the real ones in the
     ``features`` of a network (a name, a weights file, or a function). ``steps`` in place of minutes: equal steps.
     """
-    _check(minutes, steps, seeds, count)
+    _check(minutes, steps, seeds, count, overrides)
     chosen = trainings.parse(arms, [g for g in gan if g != "none"])
     wanted: Tree = {"path": str(data), "labels": labels or "auto", "flip": bool(flip), "size": size}
     wanted["fit"] = fit or "crop"
@@ -93,27 +88,33 @@ def compare(
     with progress or Progress() as shown, Stop() as stop:
         project = open_project(wanted, shown)
         _judgeable(project)
+        trainings.check(project, chosen, overrides)
         extract = extractor_of(features)
         folder = _begun(_folder(out, data), plan | {"fingerprint": project.cache.fingerprint}, shown)
         done = _train(folder, str(data), project, chosen, plan, device, shown, stop)
         if not done:
             return _interrupted(folder, shown)
         judge, against = _judge(project, extract, folder, shown)
-        scored = _scored(folder, chosen, plan, judge, device, shown, stop)
-        if scored is None:
+        found = scored(folder, chosen, seeds, count, judge, device, shown, stop)
+        if found is None:
             return _interrupted(folder, shown)
-        result = _result(plan, project, judge, against, scored)
+        result = _result(folder, plan, project, judge, against, found)
         write_json(folder / "result.json", result)
         report = comparepage.write_report(folder, result, project)
         return Compared(folder, report, False, result)
 
 
-def _check(minutes: float | None, steps: int | None, seeds: int, count: int) -> None:
+def _check(minutes: float | None, steps: int | None, seeds: int, count: int, overrides: Sequence[str]) -> None:
     if minutes is not None and steps is not None:
         raise KakusanError(f"--minutes {minutes:g} and --steps {steps}: give one of the two")
     for name, value in (("--minutes", minutes), ("--steps", steps), ("--seeds", seeds)):
         if value is not None and not value > 0:
             raise KakusanError(f"{name} {value}: must be greater than 0")
+    for text in overrides:
+        if "=" not in text or text.startswith("="):
+            raise KakusanError(f"unexpected argument {text!r}: write NAME=VALUE, as in training.batch=32")
+        if text.startswith("data."):
+            raise KakusanError(f"{text!r}: all arms share the data; use --labels and --size, or prepare another DATA")
     if count < LEAST:
         raise KakusanError(f"-n {count}: too few samples to compare models by; give at least {LEAST} (1000 is usual)")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -141,19 +142,16 @@ def _begun(folder: Path, plan: Tree, shown: Progress) -> Path:
             known = json.loads(file.read_text("utf-8"))
         except ValueError as error:
             raise KakusanError(f"{file}: damaged ({error}); choose another --out") from error
-        odd = [k for k in plan if known.get(k) != json.loads(json.dumps(plan[k]))]
+        odd = [k for k in FIXED if known.get(k) != json.loads(json.dumps(plan[k]))]
         if odd:
             raise KakusanError(f"--out {folder}: holds a comparison with other {', '.join(odd)}; choose another --out")
         shown.note(f"going on with {folder}")
+        write_json(file, plan)
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KakusanError(f"--out {folder}: exists and is no comparison; choose another --out")
     write_json(file, plan)
     return folder
-
-
-def _run(folder: Path, arm: Arm, seed: int) -> Path:
-    return folder / "arms" / arm.folder / f"seed-{seed}"
 
 
 def _train(
@@ -162,7 +160,7 @@ def _train(
     """Every arm with every seed, seed by seed, so that an early look has some of each; False when interrupted."""
     todo = [(arm, seed) for seed in range(plan["seeds"]) for arm in arms]
     for number, (arm, seed) in enumerate(todo, 1):
-        run = _run(folder, arm, seed)
+        run = run_folder(folder, arm, seed)
         if trainings.finished(run):
             continue
         left = f", {duration(60 * plan['minutes'] * (len(todo) - number + 1))} left in all" if plan["minutes"] else ""
@@ -230,74 +228,15 @@ def _classifier(project: Project, classes: list[str], shown: Progress) -> Classi
     return lambda pictures: [classes[int(i)] for i in made.predict(pictures)]
 
 
-def _scored(
-    folder: Path, arms: list[Arm], plan: Tree, judge: Judge, device: str, shown: Progress, stop: Stop
-) -> list[Tree] | None:
-    """Every arm with its scored runs; None when interrupted. A run's score is kept beside it."""
-    out = []
-    for arm in arms:
-        runs = []
-        for seed in range(plan["seeds"]):
-            run = _run(folder, arm, seed)
-            file = run / "score.json"
-            key = {"stamp": judge.stamp, "count": plan["count"], "version": 1}
-            found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-            if found.get("key") != key:
-                shown.note(f"scoring {arm.name}, seed {seed} ...")
-                scored = _score(run, arm, plan["count"], judge, device, stop)
-                if scored is None:
-                    return None
-                found = {"key": key, **scored}
-                write_json(file, found)
-            runs.append({"seed": seed, "folder": str(run.relative_to(folder)), **_without(found, "key")})
-        for each in runs:
-            each["state"] = comparewords.state(each)
-        out.append({**arm.as_dict(), "runs": runs})
-    return out
-
-
 def _without(tree: Tree, name: str) -> Tree:
     return {k: v for k, v in tree.items() if k != name}
 
 
-def _score(run: Path, arm: Arm, count: int, judge: Judge, device: str, stop: Stop) -> Tree | None:
-    """The finished model, its snapshots, and for diffusion models few steps; None when asked to stop on the way."""
-    painter = Painter(arm, run / "model.safetensors", device)
-    drawn = painter.draw(count, FIRST, stop=stop)
-    if stop():
-        return None
-    found: Tree = {"summary": trainings.summary(run), "score": judge.score(drawn, interval=True), "few": {}}
-    np.savez_compressed(run / "shown.npz", pictures=drawn.pictures[:SHOWN], labels=np.array(drawn.labels or [])[:SHOWN])
-    for steps in () if arm.gan else FEW:
-        few = painter.draw(count, FIRST, steps, stop=stop)
-        if stop():
-            return None
-        found["few"][str(steps)] = judge.score(few)
-    curve = _curve(run, arm, min(count, CURVE_COUNT), judge, device, stop, painter)
-    return None if curve is None else found | {"curve": curve}
-
-
-def _curve(run: Path, arm: Arm, count: int, judge: Judge, device: str, stop: Stop, last: Painter) -> list[Tree] | None:
-    """Figures of snapshots over the minutes of training; the last point is the finished model, drawn as they were."""
-    kind = "adversarial" if arm.gan else "train"
-    times = [(row["step"], row["seconds"]) for row in rows(run / "log.jsonl", kind)] or [(1, 0.0)]
-    final = int(trainings.summary(run)["steps"])
-    found = []
-    for step, file in [*trainings.snapshots(run, CURVE), (final, None)]:
-        painter = last if file is None else Painter(arm, file, device)
-        drawn: Drawn = painter.draw(count, FIRST, CURVE_STEPS, plain=True, stop=stop)
-        if stop():
-            return None
-        score = judge.score(drawn)
-        seconds = float(np.interp(step, [t[0] for t in times], [t[1] for t in times]))
-        names = ("kernel", "frechet", "precision", "recall", "spread", "finite")
-        found.append({"step": step, "minutes": seconds / 60, "count": count, **{n: score[n] for n in names}})
-    return found
-
-
-def _result(plan: Tree, project: Project, judge: Judge, against: str, scored: list[Tree]) -> Tree:
+def _result(folder: Path, plan: Tree, project: Project, judge: Judge, against: str, found: list[Tree]) -> Tree:
     """result.json: what was compared, how it was judged, every run's figures and what they say."""
-    words = comparewords.story(scored, plan["minutes"], plan["seeds"])
+    words = comparewords.story(found, plan["minutes"], plan["seeds"])
+    gans = [arm for arm in found if arm["kind"] != "diffusion"]
+    settings = {a["name"]: folder / a["runs"][0]["folder"] / "gan.json" for a in gans}
     shape = f"{project.domain.width} x {project.domain.height} {project.domain.mode}"
     facts = {"pictures": len(project.train), "shape": shape, "classes": len(project.facts.classes)}
     return {
@@ -305,7 +244,7 @@ def _result(plan: Tree, project: Project, judge: Judge, against: str, scored: li
         "facts": facts | {"fingerprint": project.cache.fingerprint},
         "stamp": judge.stamp,
         "against": against,
-        "gans": {a["name"]: GANS[a["kind"]] for a in scored if a["kind"] in GANS},
-        "arms": scored,
+        "gans": {name: json.loads(file.read_text("utf-8")) for name, file in settings.items()},
+        "arms": found,
         "words": words,
     }

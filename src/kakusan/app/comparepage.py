@@ -162,9 +162,10 @@ def _protocol(page: Report, result: Tree, length: str, seeds: str, project: Proj
         "parameters of the diffusion network, to a percent or so; discriminators, which draw nothing, have as many "
         f"again. {result['count']:,} pictures of each model were compared with {stamp['real']:,} real ones "
         f"({result['against']}) in the features of {stamp['extractor']} ({stamp['resize']}).\n\n"
-        "R3GAN is Huang et al. 2024: relativistic pairing loss, R1 and R2 penalties, no normalisation. The classic GAN "
-        "is Radford et al. 2016 with the non-saturating loss. Both ship the average of their generator's weights, as "
-        "the diffusion model does. Sets of fewer than 5,000 pictures are augmented for all.\n\n"
+        "R3GAN is Huang et al. 2024: relativistic pairing loss, R1 and R2 penalties, no normalisation; its settings "
+        "were fitted to short runs of small batches, as the documentation says. The classic GAN is Radford et al. 2016 "
+        "with the non-saturating loss. Both ship the average of their generator's weights, as the diffusion model "
+        "does. Sets of fewer than 5,000 pictures are augmented for all.\n\n"
         "A run counts as diverged when its numbers or pictures are not finite; as collapsed when its pictures' "
         "features vary less than half as much as real ones', or at most half of the classes are drawn; as worsened "
         "when its last kernel distance is twice its best. The same rules hold for every arm. Intervals are 95% each, "
@@ -172,5 +173,8 @@ def _protocol(page: Report, result: Tree, length: str, seeds: str, project: Proj
     )
     section.details("Protocol stamp", stamp)
     section.details("Data", project.sheet())
-    settings = {a["name"]: a["overrides"] or result["gans"].get(a["name"], {}) for a in result["arms"]}
-    section.details("Arms", json.dumps(settings, indent=1))
+    for arm in result["arms"]:
+        if arm["name"] in result["gans"]:
+            section.details(f"Settings of {_short(arm)}", json.dumps(result["gans"][arm["name"]], indent=1))
+        elif arm["overrides"]:
+            section.details(f"Overrides of {_short(arm)}", "\n".join(arm["overrides"]))

@@ -1,7 +1,7 @@
 """Adversarial: how a generator and a discriminator are trained, and one step of it.
 
-The published settings: R3GAN's for small pictures (Huang et al. 2024, appendix: rates, penalties and betas move along
-a cosine from their first to their last value) and DCGAN's (Radford et al. 2016, section 4).
+The defaults are R3GAN's (Huang et al. 2024: rates, penalties and betas move along a cosine from their first to their
+last value), changed where they do not suit a few thousand steps of 32 pictures, as docs/how-to/compare.md says.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Adversarial(Part):
     def __init__(
         self,
         loss: str = "relativistic",
-        penalty: list[float] = [0.05, 0.005],  # noqa: B006  (the signature is the schema)
-        lr: list[float] = [2e-4, 5e-5],  # noqa: B006
+        penalty: list[float] = [1.0, 0.1],  # noqa: B006  (the signature is the schema)
+        lr: list[float] = [1e-3, 2.5e-4],  # noqa: B006
         beta1: float = 0.0,
         beta2: list[float] = [0.9, 0.99],  # noqa: B006
-        every: int = 1,
+        every: int = 4,
         batch: int = 32,
         steps: int | None = None,
         minutes: float | None = None,
