@@ -8,6 +8,8 @@ import types
 
 import numpy as np
 
+from kakusan.part import KakusanError
+
 
 def pixels(pictures: np.ndarray) -> np.ndarray:
     """Sixteen block means of each picture, all channels together, and its contrast: (N, 17)."""
@@ -41,10 +43,15 @@ def installed(monkeypatch) -> None:
     distances.precision_recall = precision_recall
     distances.density_coverage = precision_recall
     features.from_function = lambda function, dim: Extractor(function)
+    features.extractor = unknown
     features.features_cached = lambda extract, pictures, folder: extract(pictures)
     for name, module in (("distances", distances), ("features", features)):
         monkeypatch.setitem(sys.modules, f"kakusan.evaluation.{name}", module)
         monkeypatch.setattr(package, name, module, raising=False)
+
+
+def unknown(name="", weights=None):
+    raise KakusanError(f"no features are named {name!r}")
 
 
 class Extractor:
