@@ -28,10 +28,16 @@ SMALL = ("denoiser.net.width=8", "denoiser.net.blocks=1", "training.batch=4", "g
 def quiet(tmp_path, monkeypatch):
     monkeypatch.setenv("KAKUSAN_CACHE", str(tmp_path / "cache"))
     installed(monkeypatch)
+    monkeypatch.setattr(compare, "_classifier", lambda project, classes, shown: by_brightness(classes))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def by_brightness(classes):
+    """A classifier that costs nothing."""
+    return lambda pictures: [classes[int(p.mean() > 20)] for p in pictures]
 
 
 @pytest.fixture
@@ -77,6 +83,7 @@ def test_a_comparison_from_end_to_end(data, tmp_path, monkeypatch):
         assert [r["seed"] for r in arm["runs"]] == [0, 1]
         for r in arm["runs"]:
             assert r["state"] in ("steady", "collapsed", "worsened") and len(r["curve"]) > 1
+            assert r["score"]["classes"] == 2 and 0 <= r["score"]["accuracy"] <= 1 and r["score"]["covered"] <= 2
             assert r["score"]["count"] == 50 and r["score"]["seconds"] > 0
             assert sorted(r["few"]) == (["4", "8"] if arm["kind"] == "diffusion" else [])
     one, r3, classic = (a["runs"][0] for a in result["arms"])
@@ -152,6 +159,7 @@ def test_axes_that_cannot_be_read_are_refused(axes, gans, said):
         ({"overrides": ("photos2",)}, "NAME=VALUE"),
         ({"arms": ["training.batch=4,-1"]}, "training.batch=-1"),
         ({"features": "inception-v9"}, "inception-v9"),
+        ({"features": lambda pictures: pictures}, "need \\(pictures, numbers\\)"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(data, tmp_path, settings, said):
@@ -167,7 +175,7 @@ def test_data_that_cannot_be_judged_is_refused(tmp_path):
     (tmp_path / "full" / "a.txt").write_text("mine")
     np.save(tmp_path / "grey.npy", np.arange(30, dtype=np.uint8).repeat(64).reshape(30, 8, 8, 1))
     with pytest.raises(KakusanError, match="is no comparison"):
-        go(tmp_path / "grey.npy", tmp_path / "full")
+        go(tmp_path / "grey.npy", tmp_path / "full", overrides=())
 
 
 @pytest.mark.parametrize("size", [(16, 16), (28, 28), (30, 22), (64, 64)])

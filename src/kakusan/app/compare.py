@@ -89,7 +89,7 @@ def compare(
         project = open_project(wanted, shown)
         _judgeable(project)
         trainings.check(project, chosen, overrides)
-        extract = extractor_of(features)
+        extract = extractor_of(features, project.domain.packed)
         folder = _begun(_folder(out, data), plan | {"fingerprint": project.cache.fingerprint}, shown)
         done = _train(folder, str(data), project, chosen, plan, device, shown, stop)
         if not done:

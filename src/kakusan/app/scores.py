@@ -18,12 +18,18 @@ COVERED = 0.25  # a class counts as covered when it is drawn at least this share
 NEIGHBOURS = 5
 
 
-def extractor_of(wanted: Features) -> Any:
-    """Feature network by name or weights file, or a function from pictures (N, H, W, C) to numbers (N, D)."""
+def extractor_of(wanted: Features, packed: tuple[tuple[int, int, int], np.dtype[Any]]) -> Any:
+    """Feature network by name or weights file, or a function from pictures (N, H, W, C) to numbers (N, D).
+
+    ``packed``: shape and dtype of one picture, on which a function is tried.
+    """
     from kakusan.evaluation import features  # (its networks take a while to import)
 
     if callable(wanted):
-        probe = np.asarray(wanted(np.zeros((1, 8, 8, 3), np.uint8)))
+        shape, dtype = packed
+        probe = np.asarray(wanted(np.zeros((1, *shape), dtype)))
+        if probe.ndim != 2 or len(probe) != 1:
+            raise KakusanError(f"features: the function gave {probe.shape} for one picture; need (pictures, numbers)")
         return features.from_function(wanted, probe.shape[-1])
     path = Path(wanted)
     return features.extractor(weights=path) if path.is_file() else features.extractor(str(wanted))
