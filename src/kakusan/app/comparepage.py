@@ -55,7 +55,8 @@ def _top(page: Report, result: Tree, length: str, seeds: str) -> None:
     for arm in arms:
         for run in arm["runs"]:
             if run["state"] in _STATES:
-                page.top.note(f"{named(arm['name'])}, seed {run['seed']}: {_WHY[run['state']]}", _STATES[run["state"]])
+                words = f"{named(arm['name'])}, seed {run['seed']}: {_WHY[run['state']]}"
+                page.top.note(words[:1].upper() + words[1:], _STATES[run["state"]])
     page.top.table(
         ["arm", *(m.name for m in METRICS)], [[_short(a), *(_cell(a, m.key) for m in METRICS)] for a in arms],
         "Means over seeds, with half the width of their 95% intervals. Distances and seconds: lower is better.",
