@@ -22,10 +22,10 @@ EXAMPLES = {
     "guide/interval": {"guide": {"kind": "guide/classifier-free"}, "process": {"kind": "process/ve"}},
     "net/unet": {"channels": 1, "width": 16, "mults": [1, 2], "attention": [1], "blocks": 1, "vector": 8},
     "net/dit": {"channels": 1, "width": 16, "depth": 1, "heads": 2, "vector": 8},
-    "net/gan-generator": {"channels": 1, "size": [8, 8], "widths": [8], "blocks": 1, "unshuffle": 2, "classes": 3},
-    "net/gan-discriminator": {"channels": 1, "size": [8, 8], "widths": [8], "blocks": 1, "unshuffle": 2, "classes": 3},
-    "net/dcgan-generator": {"channels": 1, "size": [8, 8], "widths": [8], "classes": 3},
-    "net/dcgan-discriminator": {"channels": 1, "size": [8, 8], "widths": [8], "classes": 3},
+    "gan/generator": {"channels": 1, "size": [8, 8], "widths": [8], "blocks": 1, "unshuffle": 2, "classes": 3},
+    "gan/discriminator": {"channels": 1, "size": [8, 8], "widths": [8], "blocks": 1, "unshuffle": 2, "classes": 3},
+    "gan/dc-generator": {"channels": 1, "size": [8, 8], "widths": [8], "classes": 3},
+    "gan/dc-discriminator": {"channels": 1, "size": [8, 8], "widths": [8], "classes": 3},
     "training/adversarial": {"steps": 10},
     "condition/label": {"classes": ["cat", "dog"], "dim": 8},
     "condition/vector": {"size": 3, "dim": 8},
@@ -48,6 +48,9 @@ EXAMPLES["training"] = {
     "optim": {"kind": "optim/adamw"},
     "steps": 10,
 }
+
+
+MODULES = ("net", "gan", "condition", "denoiser")
 
 
 def example(kind: str) -> Part:
@@ -83,7 +86,7 @@ def test_docstrings_say_what_it_is(kind):
     assert find(kind).__dict__.get("__doc__"), f"{kind} has no docstring of its own"
 
 
-@pytest.mark.parametrize("kind", sorted(k for k in CATALOG if k.split("/")[0] in ("net", "condition", "denoiser")))
+@pytest.mark.parametrize("kind", sorted(k for k in CATALOG if k.split("/")[0] in MODULES))
 def test_modules_build_on_meta_and_keep_their_tensors(kind):
     """What a checkpoint does: shapes are known before anything is allocated."""
     with torch.device("meta"):

@@ -31,10 +31,10 @@ def one_thread():
 def nets(kind: str) -> tuple[torch.nn.Module, torch.nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        names = ("generator", "discriminator")
+        names = ("generator", "discriminator") if kind == "gan" else ("dc-generator", "dc-discriminator")
         given = {"channels": 1, "size": [8, 8], "widths": [8, 8] if kind == "gan" else [6], "classes": 2}
         more = {"unshuffle": 1} if kind == "gan" else {}
-        a, b = (build({"kind": f"net/{kind}-{name}", **given, **more}) for name in names)
+        a, b = (build({"kind": f"gan/{name}", **given, **more}) for name in names)
     return a, b
 
 

@@ -94,14 +94,14 @@ def networks(kind: str, parameters: int, channels: int, size: tuple[int, int], c
         drawing = _nearest(_classic_widths(size), lambda w: _classic_count(w, channels, size, classes), parameters)
         judging = _nearest(_classic_widths(size), lambda w: _judge_count(w, channels, size, classes), parameters)
         return (
-            {"kind": "net/dcgan-generator", **given, "widths": drawing},
-            {"kind": "net/dcgan-discriminator", **given, "widths": judging},
+            {"kind": "gan/dc-generator", **given, "widths": drawing},
+            {"kind": "gan/dc-discriminator", **given, "widths": judging},
         )
     unshuffle = 1 if max(size) <= 16 else 2 if max(size) <= 64 else 4  # as the plan folds for diffusion models
     stages = gan.sides(size, unshuffle)
     widths = _widths(stages, parameters, lambda w: _count(w, stages, channels * unshuffle**2, classes))
     given |= {"widths": widths, "unshuffle": unshuffle}
-    return {"kind": "net/gan-generator", **given}, {"kind": "net/gan-discriminator", **given}
+    return {"kind": "gan/generator", **given}, {"kind": "gan/discriminator", **given}
 
 
 def _count(widths: list[int], stages: list[tuple[int, int]], outputs: int, classes: int, latent: int = 64) -> int:

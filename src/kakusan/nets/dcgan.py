@@ -41,7 +41,7 @@ class DCGenerator(Part, nn.Module):
     ``classes`` = unknown.
     """
 
-    kind = "net/dcgan-generator"
+    kind = "gan/dc-generator"
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class DCGenerator(Part, nn.Module):
 class DCDiscriminator(Part, nn.Module):
     """Pictures (B, channels, *size) and classes to scores (B,); no normalisation in the first and last layer."""
 
-    kind = "net/dcgan-discriminator"
+    kind = "gan/dc-discriminator"
 
     def __init__(
         self,

@@ -125,7 +125,7 @@ class Generator(Part, nn.Module):
     multiples of 8; ``blocks`` residual blocks a stage. ``classes``: how many, 0 = none; index ``classes`` = unknown.
     """
 
-    kind = "net/gan-generator"
+    kind = "gan/generator"
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class Discriminator(Part, nn.Module):
     2018).
     """
 
-    kind = "net/gan-discriminator"
+    kind = "gan/discriminator"
 
     def __init__(
         self,
