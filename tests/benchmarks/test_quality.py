@@ -214,12 +214,14 @@ def test_the_missing_torchvision_is_stood_in_for(monkeypatch):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(peer_ddpm, "find_spec", lambda name: None)
     before = set(sys.modules)
-    assert peer_ddpm.stand_in_for_torchvision()
-    from torchvision import transforms, utils
+    try:
+        assert peer_ddpm.stand_in_for_torchvision()
+        from torchvision import transforms, utils
 
-    assert transforms.__name__ == "torchvision.transforms" and utils.__name__ == "torchvision.utils"
-    for name in set(sys.modules) - before:
-        monkeypatch.delitem(sys.modules, name)
+        assert transforms.__name__ == "torchvision.transforms" and utils.__name__ == "torchvision.utils"
+    finally:
+        for name in set(sys.modules) - before:
+            del sys.modules[name]  # not by monkeypatch, which would put the stand-ins back
 
 
 # the plan
