@@ -66,18 +66,23 @@ def markdown(found: list[Line]) -> str:
 
 def _line(line: Line) -> str:
     spread = f" ({min(line.excess):.0f} to {max(line.excess):.0f})" if len(line.excess) > 1 else ""
-    speed = sum(row["pictures"] for row in line.rows) / sum(row["seconds"] for row in line.rows)
-    each = line.mean("sample_seconds") / line.mean("samples") * 1000
+    counted = [bool(row.get("counted")) for row in line.rows]
+    # a counted run took as many steps as the minutes give when the machine is quiet, however long it took
+    seconds = sum(60 * row["minutes"] if c else row["seconds"] for row, c in zip(line.rows, counted, strict=True))
+    speed = sum(row["pictures"] for row in line.rows) / seconds
+    timed = [row for row, c in zip(line.rows, counted, strict=True) if not c]
+    each = f"{mean(1000 * row['sample_seconds'] / row['samples'] for row in timed):.0f}" if timed else "–"
+    name = line.system + " (counted)" * any(counted)
     sampler = f"{line.rows[0]['sampler']}, {line.rows[0]['sampler_steps']} steps"
     return (
-        f"| {line.system} | {mean(line.excess):.0f}{spread} | {len(line.excess)} "
-        f"| {line.mean('parameters') / 1e6:.1f}M | {speed:,.0f} | {sampler} | {each:.0f} |"
+        f"| {name} | {mean(line.excess):.0f}{spread} | {len(line.excess)} "
+        f"| {line.mean('parameters') / 1e6:.1f}M | {speed:,.0f} | {sampler} | {each} |"
     )
 
 
 def _machines(group: list[Line]) -> str:
-    found = {(row["machine"]["cpu"], row["machine"]["threads"]) for line in group for row in line.rows}
-    return "; ".join(f"{cpu}, {threads} threads" for cpu, threads in sorted(found))
+    found = {(row["machine"]["cpu"], row["machine"]["cores"]) for line in group for row in line.rows}
+    return "; ".join(f"{cpu}, {cores} cores" for cpu, cores in sorted(found))
 
 
 def inserted(page: str, table: str) -> str:

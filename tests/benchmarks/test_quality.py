@@ -247,7 +247,7 @@ def row(system: str, seed: int, samples: int = 1000, minutes: float = 15.0) -> d
     return {
         "system": system, "data": "fashion", "minutes": minutes, "seed": seed, "parameters": 1_600_000, "steps": 10,
         "pictures": 5000, "seconds": 100.0, "sampler": "DDIM", "sampler_steps": 50, "samples": samples,
-        "sample_seconds": 20.0, "machine": {"cpu": "a processor", "threads": 2},
+        "sample_seconds": 20.0, "machine": {"cpu": "a processor", "cores": 2, "threads": 2},
     }  # fmt: skip
 
 
@@ -264,7 +264,9 @@ def test_the_table_brings_seeds_together_and_leaves_trials_out():
     assert [line.system for line in found] == ["kakusan", "diffusers"] and found[0].excess == (100.0,)
     table = markdown(found)
     assert "| diffusers | 947 (897 to 997) | 2 | 1.6M | 50 | DDIM, 50 steps | 20 |" in table
-    assert "floor 103, 5,000 test pictures; a processor, 2 threads" in table
+    assert "floor 103, 5,000 test pictures; a processor, 2 cores" in table
+    a_counted = {"a0": rows["a0"] | {"counted": True}}
+    assert "| diffusers (counted) | 897 | 1 | 1.6M |" in markdown(lines(a_counted, scores))
     page = inserted("head\n<!-- results: begin -->\nold\n<!-- results: end -->\ntail\n", table)
     assert "old" not in page and table in page and page.startswith("head\n") and page.endswith("\ntail\n")
     assert inserted(page, table) == page
