@@ -196,7 +196,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Mo
     """The model in a file, in evaluation mode and float32, and its info (with ``hash`` and ``parameters``)."""
     model, info = load_module(path, device)
     if not isinstance(model, Model):
-        raise KakusanError(f"{path}: holds a {model.kind!r}, not a model")  # type: ignore[attr-defined]
+        raise KakusanError(f"{path}: holds a {model.kind!r}, not a model")
     return model, info
 
 
