@@ -146,3 +146,12 @@ def test_values_that_are_no_numbers_are_a_fault(tmp_path):
     np.save(tmp_path / "a.npy", pixels)
     result = check(tmp_path / "a.npy")
     assert result["faults"]["broken"] == 1 and result["faulty"][0]["name"] == "a.npy[2]"
+
+
+def test_a_large_picture_has_the_small_copy_of_the_whole():
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 7, 4), dtype=np.uint8)
+    whole = np.asarray(Pil.fromarray(coarse).resize((1500, 1300), Pil.Resampling.BICUBIC))
+    for a in (whole, whole[..., :3], whole[..., :1], whole[:333], whole.astype(np.uint16) * 257):
+        opaque = np.ascontiguousarray(duplicates._opaque(a))
+        plain = np.asarray(Pil.fromarray(opaque).resize((32, 32), Pil.Resampling.BOX))
+        assert np.abs(duplicates.small(a).astype(int) - plain).max() <= 4

@@ -230,7 +230,7 @@ def _pixels(im: Pil.Image) -> np.ndarray:
 
 def _array(im: Pil.Image) -> np.ndarray:
     """A copy of the pixels, some rows at a time: Pillow's own way to NumPy holds a large picture three times over."""
-    rows = max(1, 2**20 // im.width)
+    rows = max(1, 2**18 // im.width)
     tops = range(0, im.height, rows)
     parts = (np.asarray(im.crop((0, top, im.width, min(top + rows, im.height)))) for top in tops)
     first = next(parts)

@@ -13,6 +13,7 @@ __all__ = ["alike", "candidates", "groups", "perceptual", "small", "thinned"]
 
 PLAIN = 4  # levels of contrast below which a picture is like any other
 SIDE = 32  # of the small copies that are hashed and compared
+LARGE = 2**20  # pixels beyond which a picture is made smaller piece by piece
 _NEAR = 8  # differing bits of a candidate, of 64
 _RUN = 64  # neighbours looked at in one bucket
 _k = np.arange(SIDE)
@@ -21,22 +22,28 @@ _DCT = np.cos(np.pi * (_k[None, :] + 0.5) * _k[:8, None] / SIDE).astype(np.float
 
 def small(a: np.ndarray) -> np.ndarray:
     """A picture (H, W, C) of any depth as (32, 32, 3) uint8; what is transparent becomes middle grey."""
-    if a.shape[2] == 4 and a.dtype.kind == "u":
-        opaque = np.empty((*a.shape[:2], 3), np.uint8)
-        for top in range(0, len(a), 64):  # in strips: the floats of a large picture would take a gigabyte
-            opaque[top : top + 64] = _on_grey(a[top : top + 64])
-        a = opaque
-    else:
-        a = np.ascontiguousarray(shown(a))
+    a = _shrunk(a) if a.dtype.kind == "u" and a.shape[0] * a.shape[1] > LARGE else _opaque(a)
     how = Pil.Resampling.BOX if min(a.shape[:2]) >= SIDE else Pil.Resampling.BILINEAR
-    planes: Iterable[np.ndarray] = [a]
-    if a.size > 2**22:  # a channel at a time: Pillow copies what it gets
-        planes = (np.ascontiguousarray(a[..., c]) for c in range(3))
-    copies = [np.asarray(Pil.fromarray(plane).resize((SIDE, SIDE), how)) for plane in planes]
-    return copies[0] if len(copies) == 1 else np.stack(copies, 2)
+    return np.asarray(Pil.fromarray(a).resize((SIDE, SIDE), how))
 
 
-def _on_grey(a: np.ndarray) -> np.ndarray:
+def _shrunk(a: np.ndarray) -> np.ndarray:
+    """A large picture as means over blocks, some rows at a time: the floats of the whole would take a gigabyte."""
+    block = max(1, min(a.shape[:2]) // 256)
+    height, width = (side // block for side in a.shape[:2])
+    some = max(1, LARGE // (block * a.shape[1]))
+    out = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, some):
+        part = _opaque(a[block * top : block * min(top + some, height), : block * width])
+        cells = part.reshape(-1, block, width, block, 3).mean((1, 3), dtype=np.float32)
+        out[top : top + some] = (cells + 0.5).astype(np.uint8)
+    return out
+
+
+def _opaque(a: np.ndarray) -> np.ndarray:
+    """As (H, W, 3) uint8, over middle grey where it is transparent."""
+    if a.shape[2] != 4 or a.dtype.kind != "u":
+        return np.ascontiguousarray(shown(a))
     alpha = a[..., 3:] / np.float32(np.iinfo(a.dtype).max)
     return (shown(np.ascontiguousarray(a[..., :3])) * alpha + 128 * (1 - alpha) + 0.5).astype(np.uint8)
 
