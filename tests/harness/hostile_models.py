@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import random
-import re
 import struct
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.small import small
+from kakusan.app.doctor import memory_peak
 from kakusan.checkpoint import load_model, model_hash, save_model
 from kakusan.part import KakusanError
 
@@ -196,10 +196,8 @@ def odd(path: Path, data: bytes, draw: random.Random) -> None:
 
 
 def peak() -> float:
-    """The most memory this process has had, in MB; ``ru_maxrss`` would count the process that started it too."""
-    said = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert said is not None
-    return int(said[1]) * 1024 / 1e6
+    """The most memory this process has had, in MB."""
+    return memory_peak() / 1e6
 
 
 def load_all(folder: str) -> dict[str, Any]:

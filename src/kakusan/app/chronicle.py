@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from kakusan.app import sampler, sheet
+from kakusan.app.doctor import memory_peak
 from kakusan.app.loaded import Loaded, Sample
 from kakusan.app.project import Project
 from kakusan.app.rundir import RunDir
@@ -29,22 +27,6 @@ PREVIEW = 16  # samples a preview, at most
 PREVIEW_STEPS = 12
 FINAL = 64  # samples at the end, at most
 SHARE = 0.04  # of the time asked may go into the samples at the end, and half of that into previews
-
-
-def memory() -> int:
-    """The most memory this process has had, in bytes; 0 where the system does not say.
-
-    Linux counts what started this process into ``ru_maxrss``, so its own status file goes first.
-    """
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @dataclass(frozen=True)
@@ -101,7 +83,7 @@ class Chronicle(Hooks):
             left = max(0.0, 60 * self.minutes - self.budget.reserve - row["seconds"])
         elif self.total and row["pictures_per_second"]:
             left = (self.total - row["step"]) * self.batch / row["pictures_per_second"]
-        self.progress.update(row["step"], self.total, row["loss"], row["pictures_per_second"], left, memory())
+        self.progress.update(row["step"], self.total, row["loss"], row["pictures_per_second"], left, memory_peak())
 
     def on_event(self, event: dict[str, Any]) -> None:
         kind = event["kind"]

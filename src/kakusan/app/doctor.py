@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -16,7 +17,7 @@ from typing import Any
 
 from kakusan.app.show import size
 
-__all__ = ["examine", "lines"]
+__all__ = ["examine", "lines", "memory_free", "memory_peak"]
 
 PROBES = {"diffusers": "diffusers"}  # extra -> module that proves it is there
 LEAST = 2_000_000_000  # bytes of memory and of disk below which training is likely to fail
@@ -86,6 +87,22 @@ def memory_free() -> int | None:
     if not free and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         free.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return max(min(free), 0) if free else None
+
+
+def memory_peak() -> int:
+    """The most memory this process has had, in bytes; 0 where the system does not say.
+
+    Linux counts what started this process into ``ru_maxrss``, so its own status file goes first.
+    """
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        said = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in said if line.startswith("VmHWM")).split()[1])
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _version(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kakusan.app import chronicle, rundir, runpage, sheet
+from kakusan.app import chronicle, doctor, rundir, runpage, sheet
 from kakusan.app import recipe as recipes
 from kakusan.app.chronicle import Budget, Chronicle
 from kakusan.app.loaded import Loaded, Sample, load, pick_device
@@ -229,7 +229,7 @@ def _show_plan(project: Project, tree: Tree, made: plan.Plan, shown: Progress) -
         "speed": f"{f['pictures_per_second']:,.0f} pictures/s",
         "length": (f"{limit:g} minute{'' if limit == 1 else 's'}, " if limit else "")
         + f"about {f['steps']:,} steps, {f['pictures_seen']:,} pictures, {f['epochs']:.1f} epochs",
-        "memory": f"{size(chronicle.memory())} so far",
+        "memory": f"{size(doctor.memory_peak())} so far",
         "disk": f"{size(f['disk'])} at most",
     }
     shown.plan(rows)
@@ -421,7 +421,7 @@ def _summary(project: Project, training: Training, result: Result, hooks: Chroni
         "ema_width": result.width,
         "best_step": result.best_step,
         "overfit": result.overfit,
-        "memory": chronicle.memory(),
+        "memory": doctor.memory_peak(),
         "warnings": list(hooks.warnings),
     }
 
