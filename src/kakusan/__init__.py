@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kakusan.app.compare import Compared, compare
+    from kakusan.app.evaluate import Evaluated, evaluate
     from kakusan.app.facade import Loaded, Sample, Trained, load, reproduce, resume, save_samples, train
     from kakusan.catalog import build
     from kakusan.part import KakusanError
 
 __all__ = [
     "Compared",
+    "Evaluated",
     "KakusanError",
     "Loaded",
     "Sample",
     "Trained",
     "build",
     "compare",
+    "evaluate",
     "load",
     "reproduce",
     "resume",
@@ -33,9 +36,11 @@ __all__ = [
 
 _HOMES = {
     "Compared": "kakusan.app.compare",
+    "Evaluated": "kakusan.app.evaluate",
     "KakusanError": "kakusan.part",
     "build": "kakusan.catalog",
     "compare": "kakusan.app.compare",
+    "evaluate": "kakusan.app.evaluate",
 }
 
 

@@ -27,7 +27,16 @@ from kakusan.core.denoiser import Denoiser
 from kakusan.core.model import Model
 from kakusan.part import KakusanError, Spec
 
-__all__ = ["FORMAT", "load_model", "load_module", "model_hash", "read_info", "save_model", "write_tensors"]
+__all__ = [
+    "FORMAT",
+    "load_model",
+    "load_module",
+    "model_hash",
+    "read_info",
+    "save_model",
+    "set_defaults",
+    "write_tensors",
+]
 
 FORMAT = 1
 _SPEC_LIMIT = 1 << 20  # bytes of JSON
@@ -51,13 +60,18 @@ class Module(Protocol):
 
 
 def model_hash(model: Module) -> str:
-    """SHA-256 over the sorted tensors and the canonical spec, 64 hex digits."""
+    """SHA-256 over the sorted tensors and the canonical spec, 64 hex digits; sampling defaults do not count."""
     return _hash(model.spec(), model.state_dict())
 
 
-def _hash(spec: Spec, weights: Mapping[str, Tensor]) -> str:
-    """The same for weights stored in half precision and for what is restored from them."""
-    digest = hashlib.sha256(canonical(spec).encode())
+def _hash(spec: Spec, weights: Mapping[str, Tensor], whole: bool = False) -> str:
+    """The same for weights stored in half precision and for what is restored from them.
+
+    Without the defaults: every sample records its own settings, and a model whose defaults are set anew is the same
+    model. ``whole``: as files were hashed once, with them.
+    """
+    counted = spec if whole else {name: value for name, value in spec.items() if name != "defaults"}
+    digest = hashlib.sha256(canonical(counted).encode())
     for name, value in sorted(weights.items()):
         restored = value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype).contiguous()
         digest.update(f"\0{name}\0{restored.dtype}\0{tuple(restored.shape)}\0".encode())
@@ -121,6 +135,19 @@ def save_model(
         raise KakusanError(f"{target}: what is to be said about the model is over {_ABOUT_LIMIT} bytes; shorten info")
     write_tensors(target, weights, {"format": "pt", "kakusan": canonical(about)})
     return digest
+
+
+def set_defaults(path: str | Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Change some of a model file's sampling defaults, atomically; its weights and its hash stay. Returns them all."""
+    source = Path(path)
+    load_model(source)  # whole and undamaged, or nothing is written
+    about = read_info(source)
+    spec = about["spec"] | {"defaults": dict(about["spec"].get("defaults") or {}) | dict(defaults)}
+    weights = safetensors.torch.load_file(source)
+    told = {"format": FORMAT, "spec": spec, "info": about["info"], "hash": _hash(spec, weights)}
+    told["sum"] = _sum(told)
+    write_tensors(source, weights, {"format": "pt", "kakusan": canonical(told)})
+    return dict(spec["defaults"])
 
 
 def _sum(about: Mapping[str, Any]) -> str:
@@ -215,7 +242,8 @@ def load_module(path: str | Path, device: torch.device | str = "cpu") -> tuple[n
         model.load_state_dict(restored, strict=True)
     except RuntimeError as error:
         raise KakusanError(f"{source}: weights do not fit the spec ({_short(error)})") from error
-    if about["hash"] and about["hash"] != _hash(about["spec"], weights):
+    known = (_hash(about["spec"], weights, whole) for whole in (False, True))
+    if about["hash"] and about["hash"] not in known:
         raise KakusanError(f"{source}: damaged since it was written: its weights differ from their SHA-256")
     info = dict(about["info"]) | {"hash": about["hash"], "parameters": about["parameters"]}
     return model.to(device).eval(), info

@@ -37,7 +37,7 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
     if log:
         a, b = math.floor(math.log10(low)), math.ceil(math.log10(high))
         step = max(1, math.ceil((b - a) / 8))
-        factors = (1, 2, 5) if b - a <= 2 else (1,)
+        factors = (1, 2, 5) if high / low < 1000 else (1,)
         values = [f * 10.0**e for e in range(a, b + 1, step) for f in factors]
         values = [v for v in values if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
     if not log or len(values) < 3:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image as Pil
 
-from app.standins import installed, pixels
+from app.standins import ByBrightness, pixels
 from kakusan.app import arms, compare, gan
 from kakusan.app.arms import SCHEDULES, Arm, parse
 from kakusan.app.compare import Compared
@@ -27,17 +27,11 @@ SMALL = ("denoiser.net.width=8", "denoiser.net.blocks=1", "training.batch=4", "g
 @pytest.fixture(autouse=True)
 def quiet(tmp_path, monkeypatch):
     monkeypatch.setenv("KAKUSAN_CACHE", str(tmp_path / "cache"))
-    installed(monkeypatch)
-    monkeypatch.setattr(compare, "_classifier", lambda project, classes, shown: by_brightness(classes))
+    monkeypatch.setattr(compare, "classifier_of", lambda project, shown: ByBrightness(project.train.classes))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def by_brightness(classes):
-    """A classifier that costs nothing."""
-    return lambda pictures: [classes[int(p.mean() > 20)] for p in pictures]
 
 
 @pytest.fixture

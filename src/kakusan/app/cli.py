@@ -194,6 +194,58 @@ def info(model: Model, /, *, json: Json = False) -> Outcome:
     return Outcome(found, text=table(flat(said)))
 
 
+@app.command(sort_key=4.4)
+def evaluate(
+    *models_and_data: Annotated[str, Parameter(help="One model or several, then the pictures to judge them by.")],
+    count: Annotated[int, Parameter(["--count", "-n"], help="Samples of each model that are judged.")] = 1000,
+    seed: Annotated[int, Parameter(help="Seed of the first sample, and of every other draw.")] = 1_000_000,
+    features: Annotated[
+        str, Parameter(help="efficientnet-lite0, classifier (of the data's labels), or Inception-v3's weights file.")
+    ] = "efficientnet-lite0",
+    steps: Annotated[int | None, Parameter(help="Steps of the solver; the model's default.")] = None,
+    solver: Annotated[str | None, Parameter(help="ddpm, ddim, heun, dpm2m, unipc or ipndm.")] = None,
+    guidance: Annotated[float | None, Parameter(help="How strictly to follow conditions; 1 is none.")] = None,
+    autoguidance: Annotated[float | None, Parameter(help="How far from its weak early self; 1 is none.")] = None,
+    likelihood: Annotated[
+        bool, Parameter(negative="--no-likelihood", help="Bits per dimension, and the bound by noise level.")
+    ] = True,
+    curve: Annotated[
+        int, Parameter(help="Samples for each solver and number of steps of the step curve; 0 is no curve, 300 usual.")
+    ] = 0,
+    set_default: Annotated[
+        bool, Parameter(show_default=False, help="Save the cheapest setting within noise of the best into the model.")
+    ] = False,
+    choose_ema: Annotated[
+        bool, Parameter(show_default=False, help="Save the average of weights that is best on held-out pictures.")
+    ] = False,
+    beside: Annotated[list[Path] | None, Parameter(help="An earlier evaluation's folder, to show beside.")] = None,
+    trained_on: Annotated[str | None, Parameter(help="The training pictures, where nothing else says.")] = None,
+    labels: Labels = None,
+    out: Annotated[Path | None, Parameter(["--out", "-o"], help="New folder; runs/evaluate-MODEL.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> Outcome:
+    """Say how good models are, with intervals: quality, variety, labels, likelihood, copies; ends with a report."""
+    if len(models_and_data) < 2:
+        raise KakusanError("give a model and the pictures to judge it by: kakusan evaluate MODEL DATA")
+    from kakusan.app.evaluate import evaluate as work
+    from kakusan.app.evaluatewords import lines
+    from kakusan.app.show import Progress
+
+    *models, data = models_and_data
+    with Progress() as progress:
+        done = work(
+            models, data, count=count, seed=seed, features=features, steps=steps, solver=solver, guidance=guidance,
+            autoguidance=autoguidance, likelihood=likelihood, curve=curve, set_default=set_default,
+            choose_ema=choose_ema, beside=beside or [], trained_on=trained_on, labels=labels, out=out, device=device,
+            progress=progress,
+        )  # fmt: skip
+    if done.interrupted:
+        return Outcome({"path": str(done.path), "report": None, "interrupted": True}, path=done.path, code=130)
+    said = {"path": str(done.report), "report": str(done.report), "interrupted": False, **done.result}
+    return Outcome(said, text=table(lines(done.result)), path=done.report)
+
+
 @app.command(sort_key=4.5)
 def compare(
     data: Annotated[str, Parameter(help="A folder of pictures, zip, IDX file, .npz or .npy.")],
@@ -318,7 +370,7 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-_VERBS = (train, sample, resume, info, compare, doctor, check, reproduce)
+_VERBS = (train, sample, resume, info, evaluate, compare, doctor, check, reproduce)
 
 
 def _positive(name: str, value: float | None) -> None:

@@ -9,35 +9,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from kakusan.app import arms as trainings
 from kakusan.app import comparepage, comparewords
 from kakusan.app.arms import Arm, run_folder
 from kakusan.app.project import Project, open_project
+from kakusan.app.reference import Features, classifier_of, extractor_of, judgeable, reference_of
 from kakusan.app.scored import scored
-from kakusan.app.scores import Features, Judge, extractor_of
+from kakusan.app.scores import Judge
 from kakusan.app.show import Progress, duration
 from kakusan.files import write_json
 from kakusan.part import KakusanError
 from kakusan.training.cache import cache_root
-from kakusan.training.data import Dataset
-from kakusan.training.splits import SPLIT_NAMES
 from kakusan.training.stop import Stop
 
 __all__ = ["Compared", "compare"]
 
-REAL = 5000  # real pictures that samples are compared with, at most
 FIXED = ("data", "overrides", "minutes", "steps", "fingerprint")  # of a comparison; arms and seeds may be added
 LEAST = 50  # samples below which no figure means anything
 
 Tree = dict[str, Any]
-Classifier = Callable[[np.ndarray], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -87,14 +82,14 @@ def compare(
     }  # fmt: skip
     with progress or Progress() as shown, Stop() as stop:
         project = open_project(wanted, shown)
-        _judgeable(project)
+        judgeable(project, "compare")
         trainings.check(project, chosen, overrides)
         extract = extractor_of(features, project.domain.packed)
         folder = _begun(_folder(out, data), plan | {"fingerprint": project.cache.fingerprint}, shown)
         done = _train(folder, str(data), project, chosen, plan, device, shown, stop)
         if not done:
             return _interrupted(folder, shown)
-        judge, against = _judge(project, extract, folder, shown)
+        judge, against = _judge(project, extract, shown)
         found = scored(folder, chosen, seeds, count, judge, device, shown, stop)
         if found is None:
             return _interrupted(folder, shown)
@@ -119,15 +114,6 @@ def _check(minutes: float | None, steps: int | None, seeds: int, count: int, ove
         raise KakusanError(f"-n {count}: too few samples to compare models by; give at least {LEAST} (1000 is usual)")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise KakusanError("kakusan compare runs in one process: start it without torchrun")
-
-
-def _judgeable(project: Project) -> None:
-    domain = project.domain
-    if domain.channels not in (1, 3, 4) or domain.depth not in (8, 16):
-        raise KakusanError(
-            f"{project.settings['path']}: pictures of {domain.channels} channels and {domain.depth} bits cannot be "
-            "judged; kakusan compare takes 1, 3 or 4 channels of 8 or 16 bits"
-        )
 
 
 def _folder(out: str | Path | None, data: str | Path) -> Path:
@@ -180,52 +166,17 @@ def _interrupted(folder: Path, shown: Progress) -> Compared:
     return Compared(folder, None, True)
 
 
-def _judge(project: Project, extract: Any, folder: Path, shown: Progress) -> tuple[Judge, str]:
+def _judge(project: Project, extract: Any, shown: Progress) -> tuple[Judge, str]:
     """The judge, and in words what it compares with: the data's test split, or the pictures trained on."""
-    against = f"{project.settings['path']}, the pictures trained on"
-    reference, real = project, project.train
-    other = _other_split(project)
-    if other:
-        path = f"{project.source.path}:{other}"
-        reference = open_project({**project.settings, "path": path, "held_out": 0}, shown, project.domain.spec())
-        real, against = reference.train, f"{path}, pictures that no model was trained on"
-    chosen = np.unique(np.linspace(0, len(real) - 1, min(len(real), REAL)).astype(np.int64))
-    pictures = _pictures(project, real, chosen)
+    real = reference_of(project, shown)
+    shown.note(f"comparing with {len(real.pictures):,} real pictures: {real.words}")
     classes = list(project.train.classes) if project.train.labels is not None else []
-    shown.note(f"comparing with {len(pictures):,} real pictures: {against}")
-    classify = _classifier(project, classes, shown) if classes else None
-    stamp = {"data": reference.cache.fingerprint}
-    return Judge(extract, pictures, cache_root() / "features", classes, classify, stamp), against
-
-
-def _other_split(project: Project) -> str | None:
-    """A test split, else a validation split, that is not the one trained on."""
-    source = project.source
-    kinds = {SPLIT_NAMES.get(s.lower(), s): s for s in source.splits if s != source.split}
-    return None if source.split == "all" else kinds.get("test") or kinds.get("validation")
-
-
-def _pictures(project: Project, part: Dataset, chosen: np.ndarray) -> np.ndarray:
-    """Rows of a data set as pictures (N, H, W, C) in the data's units."""
-    pieces = [
-        np.stack([r.data for r in project.domain.records(project.domain.floats(part.rows(chosen[i : i + 512])))])
-        for i in range(0, len(chosen), 512)
-    ]
-    return np.concatenate(pieces)
-
-
-def _classifier(project: Project, classes: list[str], shown: Progress) -> Classifier | None:
-    """Class names of pictures, by a small network trained on the real ones; None where this version has none."""
-    try:
-        from kakusan.evaluation.classifier import train_classifier
-    except ImportError:
-        return None
-    assert project.train.labels is not None
-    known = np.flatnonzero(project.train.labels >= 0)
-    known = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), 20_000)).astype(np.int64))]
-    shown.note("training a classifier on the real pictures, for labels and classes covered ...")
-    made = train_classifier(_pictures(project, project.train, known), project.train.labels[known], classes)
-    return lambda pictures: [classes[int(i)] for i in made.predict(pictures)]
+    classify = None
+    if classes:
+        known = classifier_of(project, shown)
+        classify = lambda pictures: [classes[int(i)] for i in known.predict(pictures)]  # noqa: E731
+    stamp = {"data": real.fingerprint}
+    return Judge(extract, real.pictures, cache_root() / "features", classes, classify, stamp), real.words
 
 
 def _without(tree: Tree, name: str) -> Tree:

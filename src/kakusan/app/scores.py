@@ -11,28 +11,10 @@ import numpy as np
 from kakusan.app.gan import Drawn
 from kakusan.part import KakusanError
 
-__all__ = ["Features", "Judge", "extractor_of"]
+__all__ = ["Judge"]
 
-Features = str | Path | Callable[[np.ndarray], np.ndarray]
 COVERED = 0.25  # a class counts as covered when it is drawn at least this share as often as among real pictures
 NEIGHBOURS = 5
-
-
-def extractor_of(wanted: Features, packed: tuple[tuple[int, int, int], np.dtype[Any]]) -> Any:
-    """Feature network by name or weights file, or a function from pictures (N, H, W, C) to numbers (N, D).
-
-    ``packed``: shape and dtype of one picture, on which a function is tried.
-    """
-    from kakusan.evaluation import features  # (its networks take a while to import)
-
-    if callable(wanted):
-        shape, dtype = packed
-        probe = np.asarray(wanted(np.zeros((1, *shape), dtype)))
-        if probe.ndim != 2 or len(probe) != 1:
-            raise KakusanError(f"features: the function gave {probe.shape} for one picture; need (pictures, numbers)")
-        return features.from_function(wanted, probe.shape[-1])
-    path = Path(wanted)
-    return features.extractor(weights=path) if path.is_file() else features.extractor(str(wanted))
 
 
 class Judge:
