@@ -70,6 +70,8 @@ def test_the_commands_of_the_readme_run_in_their_order(workplace):
         if words[0] == "train":
             at = words.index("--minutes")
             words[at : at + 2] = ["--steps", "3", "denoiser.net.width=8", "denoiser.net.blocks=1", "training.batch=4"]
+        if words[0] == "evaluate":
+            words += ["-n", "50", "--steps", "3"]
         if words[0] == "resume":
             at = words.index("--minutes")
             words[at + 1] = "0.05"

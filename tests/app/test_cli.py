@@ -16,8 +16,8 @@ import pytest
 from kakusan.app import cli
 from kakusan.part import KakusanError
 
-VERBS = ["train", "sample", "resume", "info", "compare", "reproduce", "data", "doctor"]
-LATER = ["edit", "inpaint", "outpaint", "vary", "blend", "upscale", "distill", "evaluate", "bench", "serve"]
+VERBS = ["train", "sample", "resume", "info", "evaluate", "compare", "reproduce", "data", "doctor"]
+LATER = ["edit", "inpaint", "outpaint", "vary", "blend", "upscale", "distill", "bench", "serve"]
 
 
 def call(*words: str) -> int:
@@ -61,7 +61,7 @@ def test_help_lists_the_verbs_there_are(capsys):
 
 
 @pytest.mark.parametrize(
-    "verb", [["train"], ["sample"], ["resume"], ["info"], ["compare"], ["reproduce"], ["data", "check"], ["doctor"]]
+    "verb", [["train"], ["sample"], ["resume"], ["info"], ["evaluate"], ["compare"], ["reproduce"], ["data", "check"], ["doctor"]]
 )
 def test_every_verb_explains_itself_and_speaks_json(verb, capsys):
     assert call(*verb, "--help") == 0
