@@ -61,7 +61,18 @@ def test_help_lists_the_verbs_there_are(capsys):
 
 
 @pytest.mark.parametrize(
-    "verb", [["train"], ["sample"], ["resume"], ["info"], ["evaluate"], ["compare"], ["reproduce"], ["data", "check"], ["doctor"]]
+    "verb",
+    [
+        ["train"],
+        ["sample"],
+        ["resume"],
+        ["info"],
+        ["evaluate"],
+        ["compare"],
+        ["reproduce"],
+        ["data", "check"],
+        ["doctor"],
+    ],
 )
 def test_every_verb_explains_itself_and_speaks_json(verb, capsys):
     assert call(*verb, "--help") == 0

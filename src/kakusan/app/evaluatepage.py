@@ -168,7 +168,13 @@ def _copying(page: Report, models: list[Tree], panels: list[Panel]) -> None:
             pictures = [_side_by_side(sample, nearest) for sample, nearest, _ in panel.pairs]
             words = [text for _, _, text in panel.pairs]
             caption = f"{_name(row)}: the most suspicious samples, left, each with its nearest training picture"
-            section.pictures(pictures, words, caption, alt="pairs of a sample and a training picture")
+            section.pictures(
+                pictures,
+                words,
+                caption,
+                alt="pairs of a sample and a training picture",
+                scale=max(1, round(96 / len(pictures[0]))),
+            )
 
 
 def _side_by_side(sample: np.ndarray, nearest: np.ndarray) -> np.ndarray:
