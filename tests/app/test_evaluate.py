@@ -12,8 +12,7 @@ import torch
 from PIL import Image as Pil
 
 from app.standins import ByBrightness, pixels
-from kakusan.app import evaluate as module
-from kakusan.app import facade, stepcurve
+from kakusan.app import emachoice, facade, ground, stepcurve
 from kakusan.app.evaluate import Evaluated, evaluate
 from kakusan.app.show import Progress
 from kakusan.app.stepcurve import Point, cheapest
@@ -55,7 +54,7 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
 def quiet(tmp_path, monkeypatch):
     monkeypatch.setenv("KAKUSAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "classifier_of", lambda project, shown: ByBrightness(project.train.classes))
+    monkeypatch.setattr(ground, "classifier_of", lambda project, shown: ByBrightness(project.train.classes))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -91,7 +90,7 @@ def test_every_section_is_filled(trained, tmp_path):
     page = done.report.read_text("utf-8")
     for words in ("Distances", "Classes", "Copies of training pictures", "Likelihood", "Protocol stamp", "<svg"):
         assert words in page, words
-    assert (tmp_path / "out" / "grid-model.png").is_file()
+    assert (tmp_path / "out" / "grid-run.png").is_file()
 
 
 def test_the_same_command_gives_the_same_figures(trained):
@@ -171,7 +170,7 @@ def test_the_average_with_the_least_held_out_loss_is_chosen(trained, tmp_path):
         for p in model.parameters():
             p.add_(0.2)
     known = {k: v for k, v in info.items() if k not in ("hash", "parameters")}
-    module.emachoice.save_model(mine / "model.safetensors", model, known)
+    emachoice.save_model(mine / "model.safetensors", model, known)
     row = go(mine, data, choose_ema=True).result["models"][0]
     found = row["ema"]
     assert found["chosen"] != "as it is"
@@ -179,7 +178,7 @@ def test_the_average_with_the_least_held_out_loss_is_chosen(trained, tmp_path):
     mean, error = found["better"][found["chosen"]]
     assert mean + error < 0
     repaired, told = load_model(mine / "model.safetensors")
-    saved = module.emachoice.state.load(mine / "state", print)
+    saved = emachoice.state.load(mine / "state", print)
     assert saved is not None
     for name, p in repaired.named_parameters():
         if not name.startswith("weak."):
@@ -187,6 +186,14 @@ def test_the_average_with_the_least_held_out_loss_is_chosen(trained, tmp_path):
     assert told["training"]["ema_width"] == float(found["chosen"])
     again = go(mine, data, choose_ema=True).result["models"][0]["ema"]
     assert again["losses"]["as it is"] == min(again["losses"].values()) and again["chosen"] == "as it is"
+
+
+def test_classes_are_drawn_as_often_as_they_are_in_the_data():
+    labels = np.array([0] * 70 + [1] * 20 + [-1] * 5 + [2] * 10)
+    asked = ground.asked_classes(labels, ["a", "b", "c"], 50, seed=1)
+    assert [asked.count(c) for c in "abc"] == [35, 10, 5] and asked != sorted(asked)
+    assert asked == ground.asked_classes(labels, ["a", "b", "c"], 50, seed=1)
+    assert sorted(ground.asked_classes(labels, ["a", "b", "c"], 200, seed=1)).count("c") == 20
 
 
 def test_features_of_the_datas_own_labels(trained):

@@ -259,4 +259,5 @@ def _protocol(page: Report, models: list[Tree]) -> None:
     section.details("Protocol stamp", models[0]["stamp"])
     for row in models:
         settings = {k: v if not isinstance(v, dict) else v["kind"] for k, v in row["sampling"].items()}
+        section.details(f"Seconds taken for {_name(row)}", row["took"])
         section.details(f"Sampling of {_name(row)}", settings | {"file": row["model"]["path"]})
