@@ -30,7 +30,15 @@ from quality.plan import SYSTEMS, Run, read_plan  # noqa: E402
 PLAN = HERE / "quality" / "plan.toml"
 
 
-def go(run: Run, data: Path, out: Path, ddpm_python: str | None, samples: int, steps: int | None) -> None:
+def go(
+    run: Run,
+    data: Path,
+    out: Path,
+    ddpm_python: str | None,
+    samples: int,
+    steps: int | None = None,
+    width: int | None = None,
+) -> None:
     """One run, in this process or, for the system of the second environment, in that one's Python."""
     train = data / f"{run.data}-train.npz"
     if not train.is_file():
@@ -56,7 +64,11 @@ def go(run: Run, data: Path, out: Path, ddpm_python: str | None, samples: int, s
     if run.system.startswith("kakusan"):
         from quality import ours
 
-        facts = ours.run(*given, classes=run.system == "kakusan-classes")
+        if steps and not width:
+            raise SystemExit(
+                f"{run.system} --steps needs --width: the plan chooses a network by the minutes, not by the steps"
+            )
+        facts = ours.run(*given, width=width, classes=run.system == "kakusan-classes")
     else:
         peer = import_module("quality.peer_diffusers" + "_tuned" * (run.system == "diffusers-tuned"))
         facts = peer.run(*given)
@@ -126,6 +138,7 @@ def arguments() -> argparse.Namespace:
     one.add_argument("--minutes", type=float, required=True)
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--steps", type=int, help="count steps instead of time: as many as the minutes gave when quiet")
+    one.add_argument("--width", type=int, help="kakusan's network with --steps: the one its plan took when quiet")
     one.add_argument("--samples", type=int, default=1000, help="fewer for a trial, which no table shows")
     every = verbs.add_parser("all", help="every run of a plan that is not done")
     every.add_argument("--plan", type=Path, default=PLAN)
@@ -162,6 +175,7 @@ def main() -> int:
                 args.ddpm_python,
                 args.samples,
                 args.steps,
+                args.width,
             )
         elif args.verb == "all":
             return go_all(args.plan, args.seeds, args.data, args.out, args.ddpm_python)
