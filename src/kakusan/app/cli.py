@@ -264,6 +264,7 @@ def compare(
     labels: Labels = None,
     size: Annotated[int | None, Parameter(help="Side of the pictures in pixels.")] = None,
     device: Device = "auto",
+    clock: Annotated[str, Parameter(help="wall, or processor: minutes that other work does not shorten.")] = "wall",
     json: Json = False,
 ) -> Outcome:
     """Train diffusion and GANs for equal minutes, and say which is better at what; goes on where it was stopped."""
@@ -274,7 +275,7 @@ def compare(
         done = work(
             data, minutes=minutes, steps=steps, seeds=seeds, arms=arms or [], gan=gan or ["r3", "classic"], out=out,
             count=count, features=features, overrides=list(overrides), labels=labels, size=size, device=device,
-            progress=progress,
+            clock=clock, progress=progress,
         )  # fmt: skip
     if done.interrupted:
         return Outcome({"path": str(done.path), "report": None, "interrupted": True}, path=done.path, code=130)

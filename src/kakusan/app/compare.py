@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from kakusan.app import arms as trainings
 from kakusan.app import comparepage, comparewords
 from kakusan.app.arms import Arm, run_folder
+from kakusan.app.claim import claimed
 from kakusan.app.project import Project, open_project
 from kakusan.app.reference import Features, classifier_of, extractor_of, judgeable, reference_of
 from kakusan.app.scored import scored
@@ -30,6 +32,7 @@ from kakusan.training.stop import Stop
 __all__ = ["Compared", "compare"]
 
 FIXED = ("data", "overrides", "minutes", "steps", "fingerprint")  # of a comparison; arms and seeds may be added
+WAIT = 2.0  # seconds between looks at what other processes have left
 LEAST = 50  # samples below which no figure means anything
 
 Tree = dict[str, Any]
@@ -62,6 +65,7 @@ def compare(
     flip: bool | None = None,
     size: int | None = None,
     device: str = "auto",
+    clock: str = "wall",
     progress: Progress | None = None,
 ) -> Compared:
     """Train every arm ``minutes`` long with seeds 0, 1, ..., score them alike and write what came out.
@@ -70,8 +74,13 @@ def compare(
     ``kakusan.train`` plans it. ``gan``: "r3", "classic", both, or nothing. ``overrides`` hold for every diffusion arm,
     and "gan.lr=[1e-3, 1e-4]" for every GAN. ``count`` pictures of each model are compared with the real ones in the
     ``features`` of a network (a name, a weights file, or a function). ``steps`` in place of minutes: equal steps.
+    ``clock``: "processor" counts minutes of processor time, which stay equal on a machine that is busy otherwise.
+
+    Several processes may be given the same command: they share the trainings among them.
     """
     _check(minutes, steps, seeds, count, overrides)
+    if clock != "wall":
+        overrides = [*overrides, f"training.clock={clock}", f"gan.clock={clock}"]
     chosen = trainings.parse(arms, [g for g in gan if g != "none"])
     wanted: Tree = {"path": str(data), "labels": labels or "auto", "flip": bool(flip), "size": size}
     wanted["fit"] = fit or "crop"
@@ -89,14 +98,25 @@ def compare(
         done = _train(folder, str(data), project, chosen, plan, device, shown, stop)
         if not done:
             return _interrupted(folder, shown)
-        judge, against = _judge(project, extract, shown)
-        found = scored(folder, chosen, seeds, count, judge, device, shown, stop)
-        if found is None:
-            return _interrupted(folder, shown)
-        result = _result(folder, plan, project, judge, against, found)
-        write_json(folder / "result.json", result)
-        report = comparepage.write_report(folder, result, project)
-        return Compared(folder, report, False, result)
+        with claimed(folder / "scoring") as mine:
+            if not mine:
+                shown.note("another process writes the report")
+                return Compared(folder, None, True)
+            return _reported(folder, plan, chosen, project, extract, device, shown, stop)
+
+
+def _reported(
+    folder: Path, plan: Tree, chosen: list[Arm], project: Project, extract: Any, device: str, shown: Progress,
+    stop: Stop,
+) -> Compared:  # fmt: skip
+    judge, against = _judge(project, extract, shown)
+    found = scored(folder, chosen, plan["seeds"], plan["count"], judge, device, shown, stop)
+    if found is None:
+        return _interrupted(folder, shown)
+    result = _result(folder, plan, project, judge, against, found)
+    write_json(folder / "result.json", result)
+    report = comparepage.write_report(folder, result, project)
+    return Compared(folder, report, False, result)
 
 
 def _check(minutes: float | None, steps: int | None, seeds: int, count: int, overrides: Sequence[str]) -> None:
@@ -143,20 +163,32 @@ def _begun(folder: Path, plan: Tree, shown: Progress) -> Path:
 def _train(
     folder: Path, data: str, project: Project, arms: list[Arm], plan: Tree, device: str, shown: Progress, stop: Stop
 ) -> bool:
-    """Every arm with every seed, seed by seed, so that an early look has some of each; False when interrupted."""
-    todo = [(arm, seed) for seed in range(plan["seeds"]) for arm in arms]
-    for number, (arm, seed) in enumerate(todo, 1):
-        run = run_folder(folder, arm, seed)
-        if trainings.finished(run):
-            continue
-        left = f", {duration(60 * plan['minutes'] * (len(todo) - number + 1))} left in all" if plan["minutes"] else ""
-        shown.note(f"\n{arm.name}, seed {seed} ({number} of {len(todo)}{left})")
-        run.parent.mkdir(parents=True, exist_ok=True)
-        whole = trainings.train_arm(
-            arm, run, data, project, folder / "network.toml", minutes=plan["minutes"], steps=plan["steps"], seed=seed,
-            device=device, overrides=plan["overrides"], shown=shown, stop=stop,
-        )  # fmt: skip
-        if not whole or stop():
+    """Every arm with every seed, seed by seed, so that an early look has some of each; False when interrupted.
+
+    Several processes with the same command share the work: each takes a training that no other is at.
+    """
+    network = folder / "network.toml"
+    every = [(arm, seed) for seed in range(plan["seeds"]) for arm in arms]
+    while todo := [(arm, seed) for arm, seed in every if not trainings.finished(run_folder(folder, arm, seed))]:
+        # until the first diffusion model has chosen the network, that is all there is to do
+        open_now = todo if network.is_file() else [pair for pair in todo if not pair[0].gan][:1]
+        for arm, seed in open_now:
+            run = run_folder(folder, arm, seed)
+            with claimed(run) as mine:
+                if not mine or trainings.finished(run):
+                    continue
+                left = f", {duration(60 * plan['minutes'] * len(todo))} left in all" if plan["minutes"] else ""
+                shown.note(f"\n{arm.name}, seed {seed} ({len(every) - len(todo) + 1} of {len(every)}{left})")
+                whole = trainings.train_arm(
+                    arm, run, data, project, network, minutes=plan["minutes"], steps=plan["steps"], seed=seed,
+                    device=device, overrides=plan["overrides"], shown=shown, stop=stop,
+                )  # fmt: skip
+                if not whole:
+                    return False
+            break
+        else:
+            time.sleep(WAIT)  # the others are at all that is left
+        if stop():
             return False
     return True
 

@@ -7,7 +7,6 @@ import hashlib
 import io
 import itertools
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from kakusan.part import KakusanError
 from kakusan.training import loop, plan
 from kakusan.training.hooks import Result
 from kakusan.training.ranks import Ranks, join
+from kakusan.training.schedule import CLOCKS, readings
 from kakusan.training.settings import Training
 from kakusan.training.stop import Stop
 
@@ -87,7 +87,7 @@ def train(
     model's weights; ``snapshots`` keeps the averaged model of every preview point. In each of several processes
     (torchrun, Ray Train) it does that process's part.
     """
-    begun = time.monotonic()
+    begun = readings()
     with join() as ranks, progress or Progress() as given_progress:
         shown = _shown(given_progress, ranks)
         chosen = pick_device(ranks.device(device))
@@ -242,7 +242,7 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
 
     Longer training of a finished run is a new run, RUN-2, which starts from its weights.
     """
-    begun = time.monotonic()
+    begun = readings()
     with join() as ranks, progress or Progress() as given_progress:
         shown, folder = _shown(given_progress, ranks), RunDir(Path(run))
         tree, finished, about = ranks.lead(lambda: _begun(folder, minutes))
@@ -301,7 +301,7 @@ def _go(
     device: torch.device,
     shown: Progress,
     again: bool,
-    begun: float,
+    begun: dict[str, float],
     start: str | Path | None,
     ranks: Ranks,
     snapshots: bool,
@@ -331,7 +331,7 @@ def _go(
                 held_out=project.held_out(training.batch, training.seed, ranks.rank, ranks.world),
                 stop=stop,
                 resume=again,
-                spent=time.monotonic() - begun if not again else 0.0,
+                spent=CLOCKS[training.clock]() - begun[training.clock] if not again else 0.0,
                 reserve=budget.reserve,
                 ranks=ranks,
             )

@@ -28,6 +28,7 @@ from kakusan.part import KakusanError, Part, Spec
 from kakusan.training.adversarial import Adversarial
 from kakusan.training.contest import Contested, Listener, contest
 from kakusan.training.data import Batches
+from kakusan.training.schedule import CLOCKS, readings
 from kakusan.training.stop import Stop
 
 __all__ = ["GANS", "Drawn", "GanModel", "TrainedGan", "load_gan", "networks", "train_gan"]
@@ -215,7 +216,7 @@ def train_gan(
 
     ``settings`` go over those of ``GANS[kind]``.
     """
-    begun = time.monotonic()
+    begun = readings()
     shown = shown or Progress(quiet=True)
     file = run / "gan.json"
     if file.exists():
@@ -243,7 +244,7 @@ def train_gan(
     try:
         done = contest(
             generator, discriminator, batches, training, run, device, _Keep(run, shown, save), stop,
-            spent=time.monotonic() - begun if fresh else 0.0,
+            spent=CLOCKS[training.clock]() - begun[training.clock] if fresh else 0.0,
         )  # fmt: skip
     finally:
         batches.close()

@@ -18,6 +18,7 @@ from kakusan.nets.gan import towards_input
 from kakusan.part import KakusanError, Part
 from kakusan.training.ema import gamma_of
 from kakusan.training.optim import AdamW, Optimiser
+from kakusan.training.schedule import CLOCKS
 
 __all__ = ["COLUMNS", "Adversarial", "Rivals"]
 
@@ -31,7 +32,8 @@ class Adversarial(Part):
     over the run; [0, 0] = none. ``lr`` and ``beta2``: [first, last] too. Penalties are taken every ``every`` steps,
     that many times as strong (lazy regularisation; Karras et al. 2020, section 3.1). ``augment``: real and generated
     pictures are moved and cut alike before they are judged, for small sets (Zhao et al. 2020). The generator that ships
-    is an average of relative width ``ema``. The run has ``steps``, or is planned by the clock to end after ``minutes``.
+    is an average of relative width ``ema``. The run has ``steps``, or is planned by the clock to end after ``minutes``,
+    those on the wall or (``clock``) of processor time.
     """
 
     kind = "training/adversarial"
@@ -53,6 +55,7 @@ class Adversarial(Part):
         checkpoint_minutes: float = 5.0,
         previews: int = 12,
         log_every: int = 10,
+        clock: str = "wall",
     ) -> None:
         if (steps is None) == (minutes is None):
             raise KakusanError(f"steps={steps}, minutes={minutes}: give exactly one of the two")
@@ -61,6 +64,8 @@ class Adversarial(Part):
         for name, pair, high in (("penalty", penalty, 1e6), ("lr", lr, 1.0), ("beta2", beta2, 1.0)):
             if len(pair) != 2 or not all(0 <= v < high for v in pair):
                 raise KakusanError(f"{name}={list(pair)}: give [first, last], each from 0 to below {high:g}")
+        if clock not in CLOCKS:
+            raise KakusanError(f"clock={clock!r}: choose one of {', '.join(CLOCKS)}")
         if not 0 <= beta1 < 1:
             raise KakusanError(f"beta1={beta1}: give a number from 0 to below 1 (0, or 0.5 for the classic GAN)")
         counts = {"every": every, "batch": batch, "checkpoint_minutes": checkpoint_minutes, "log_every": log_every}
@@ -74,6 +79,7 @@ class Adversarial(Part):
         self.beta1, self.beta2, self.every, self.batch = float(beta1), tuple(beta2), every, batch
         self.steps, self.minutes, self.ema, self.augment, self.seed = steps, minutes, ema, augment, seed
         self.checkpoint_minutes, self.previews, self.log_every = checkpoint_minutes, previews, log_every
+        self.clock = clock
 
     def optimiser(self, net: nn.Module) -> Optimiser:
         """Adam for one of the two networks; rate and betas are set at every step."""

@@ -8,7 +8,6 @@ come of it, the run ends as diverged, which its result says.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from kakusan.training.ema import PowerEma, load_weights
 from kakusan.training.events import Events, Log
 from kakusan.training.feed import Feed
 from kakusan.training.machine import machine, seeded, wait
-from kakusan.training.schedule import Clock, Schedule, due
+from kakusan.training.schedule import CLOCKS, Clock, Schedule, due
 from kakusan.training.stop import Stop
 from kakusan.training.watch import Batches
 
@@ -106,7 +105,7 @@ def contest(
     stop: Stop | None = None,
     spent: float = 0.0,
     reserve: float = 0.0,
-    now: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] | None = None,
 ) -> Contested:
     """Train ``generator`` in ``run_dir`` (log.jsonl, events.jsonl, state/), or go on from its newest whole checkpoint.
 
@@ -121,7 +120,7 @@ def contest(
             net.to(place).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         rivals = Rivals.of(settings, generator, discriminator)
         live = _Live(rivals, batches, folder, place, listener or Listener(), stop or Stop())
-        live.clock, live.reserve = Clock(spent, now), reserve
+        live.clock, live.reserve = Clock(spent, now or CLOCKS[settings.clock]), reserve
         saved = disk.load(folder / "state", live.notice)
         if saved is not None:
             _restore(live, saved)

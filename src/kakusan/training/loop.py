@@ -7,7 +7,6 @@ that a resumed run repeats exactly: decide, watch, preview, stop or save. What i
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,7 +23,7 @@ from kakusan.training.machine import machine, seeded
 from kakusan.training.ranks import ALONE, Ranks
 from kakusan.training.running import Running
 from kakusan.training.saving import load, restore, restore_weights, save
-from kakusan.training.schedule import Clock
+from kakusan.training.schedule import CLOCKS, Clock
 from kakusan.training.settings import Training
 from kakusan.training.stop import Stop
 from kakusan.training.watch import EDGES, Batches, HeldOut
@@ -47,7 +46,7 @@ def run(
     resume: bool = False,
     spent: float = 0.0,
     reserve: float = 0.0,
-    now: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] | None = None,
     ranks: Ranks = ALONE,
 ) -> Result:
     """Train ``model`` in ``run_dir`` (log.jsonl, events.jsonl, state/) until done or asked to stop.
@@ -69,7 +68,7 @@ def run(
             folder.mkdir(parents=True, exist_ok=True)
         heard = (hooks if ranks.first else None) or Hooks()
         live = Running(model, batches, settings, folder, torch.device(device), heard, flag, held_out, ranks)
-        live.clock, live.reserve, live.flushed = Clock(spent, now), reserve, flushed
+        live.clock, live.reserve, live.flushed = Clock(spent, now or CLOCKS[settings.clock]), reserve, flushed
         return _go(live, resume)
 
 

@@ -6,7 +6,7 @@ from kakusan.core.objective import Objective
 from kakusan.part import KakusanError, Part
 from kakusan.training.ema import gamma_of
 from kakusan.training.optim import Optim
-from kakusan.training.schedule import SHAPES
+from kakusan.training.schedule import CLOCKS, SHAPES
 
 __all__ = ["PRECISIONS", "Training"]
 
@@ -24,6 +24,7 @@ class Training(Part):
     ``reference``: pictures that the stable targets of noisy levels are means of; 0 = plain targets.
     ``weak``: the share of the run after which the average is set aside for autoguidance; 0 = never.
     ``precision``: "auto" is bf16 autocast on a GPU that has it and fp32 on a CPU.
+    ``clock``: what the minutes are: those on the wall, or of processor time (for fair comparisons on a busy machine).
     """
 
     kind = "training"
@@ -51,6 +52,7 @@ class Training(Part):
         weak: float = 0.25,
         precision: str = "auto",
         flush_denormal: bool = True,
+        clock: str = "wall",
     ) -> None:
         if (steps is None) == (minutes is None):
             raise KakusanError(f"steps={steps}, minutes={minutes}: give exactly one of the two")
@@ -60,6 +62,7 @@ class Training(Part):
         _positive(**({"steps": steps} if steps is not None else {"minutes": minutes or 0}))
         _choice("shape", shape, tuple(SHAPES))
         _choice("precision", precision, PRECISIONS)
+        _choice("clock", clock, tuple(CLOCKS))
         if not 0 <= cooldown <= 1:
             raise KakusanError(f"cooldown={cooldown}: it is a share of the run, between 0 and 1 (0.4 is usual)")
         if not 0 <= weak < 1:
@@ -80,7 +83,7 @@ class Training(Part):
         self.held_out, self.evaluations = held_out, evaluations
         self.checkpoint_minutes, self.previews, self.log_every = checkpoint_minutes, previews, log_every
         self.reference, self.weak = reference, float(weak)
-        self.precision, self.flush_denormal = precision, flush_denormal
+        self.precision, self.flush_denormal, self.clock = precision, flush_denormal, clock
 
     @property
     def ship(self) -> float:
