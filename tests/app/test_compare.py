@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image as Pil
 from app.standins import ByBrightness, pixels
 from kakusan.app import arms, compare, gan
 from kakusan.app.arms import SCHEDULES, Arm, parse
+from kakusan.app.claim import claimed
 from kakusan.app.compare import Compared
 from kakusan.app.facade import load
 from kakusan.app.project import open_project
@@ -131,6 +134,7 @@ def test_axes_and_gans_are_read():
     [
         (["schedule=linear,quadratic"], [], "quadratic.*cosine"),
         (["schedule"], [], "NAME=VALUE"),
+        (["schedul=linear"], [], "did you mean schedule=linear"),
         (["a.b=1,,2"], [], "NAME=VALUE"),
         (["a.b=1,1"], [], "twice"),
         ([], ["wgan"], "wgan.*r3, classic"),
@@ -205,3 +209,48 @@ def test_a_file_of_something_else_is_no_gan(data, tmp_path):
     done = go(data, tmp_path / "out", seeds=1, steps=2, gan=["none"])
     with pytest.raises(KakusanError, match="'model'"):
         gan.load_gan(done.path / "arms" / "diffusion" / "seed-0" / "model.safetensors")
+
+
+def test_several_processes_share_the_trainings_and_one_reports(data, tmp_path):
+    """Two processes with the same command: every arm is trained once, by either; one of them writes the report."""
+    out = tmp_path / "out"
+    words = f"""
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})
+from app.standins import ByBrightness, pixels
+from kakusan.app import arms, compare
+from kakusan.app.show import Progress
+compare.classifier_of = lambda project, shown: ByBrightness(project.train.classes)
+done = compare.compare(
+    {str(data)!r}, out={str(out)!r}, progress=Progress(quiet=True), steps=6, seeds=2, count=50, features=pixels,
+    overrides={SMALL!r}, device="cpu", clock="processor",
+)
+print(done.report is not None)
+"""
+    both = [
+        subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    result = json.loads((out / "result.json").read_text("utf-8"))
+    assert [len(a["runs"]) for a in result["arms"]] == [2, 2, 2]
+    assert "True" in {text.strip() for text, _ in said}
+    for arm in result["arms"]:
+        for run in arm["runs"]:
+            log = (out / run["folder"] / "log.jsonl").read_text("utf-8").splitlines()
+            steps = [row["step"] for row in map(json.loads, log) if row["kind"] in ("train", "adversarial")]
+            assert steps == sorted(set(steps)) and steps[-1] == 6  # trained once, by one process
+    assert result["overrides"][-2:] == ["training.clock=processor", "gan.clock=processor"]
+
+
+def test_a_claim_ends_with_its_block(tmp_path):
+    with claimed(tmp_path / "run") as mine:
+        assert mine
+        with claimed(tmp_path / "run") as again:
+            assert not again
+        with claimed(tmp_path / "other") as other:
+            assert other
+    with claimed(tmp_path / "run") as mine:
+        assert mine

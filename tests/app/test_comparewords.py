@@ -13,7 +13,7 @@ from kakusan.app.comparewords import difference, spread, state, story
 
 def run(frechet: float, **more: Any) -> dict[str, Any]:
     score = {"finite": True, "frechet": frechet, "kernel": frechet / 1000, "precision": 0.7, "recall": 0.5}
-    score |= {"density": 1, "coverage": 0.6, "spread": 0.95, "seconds": 0.02, "evaluations": 40}
+    score |= {"density": 1, "coverage": 0.6, "spread": 0.95, "spread_coarse": 0.95, "seconds": 0.02, "evaluations": 40}
     extra = {k: more.pop(k) for k in ("few", "curve", "summary") if k in more}
     made = {"score": score | more, "few": {}, "curve": [], "summary": {}} | extra
     return made | {"state": state(made)}
@@ -100,7 +100,8 @@ def test_few_steps_are_set_against_the_usual_ones():
         (run(30), "steady"),
         (run(30, summary={"diverged": True}), "diverged"),
         (run(30, finite=False), "diverged"),
-        (run(30, spread=0.3), "collapsed"),
+        (run(30, spread=0.3, spread_coarse=0.3), "collapsed"),
+        (run(30, spread=0.3), "steady"),  # blurred
         (run(30, classes=10, covered=5), "collapsed"),
         (run(30, classes=10, covered=6), "steady"),
         (run(30, curve=[{"kernel": k} for k in (0.5, 0.1, 0.15)]), "steady"),
@@ -113,7 +114,7 @@ def test_how_a_run_went_follows_from_its_figures(made, expected):
 
 def test_what_went_wrong_is_said_of_every_kind_of_model():
     for name, begin in (("diffusion", "The diffusion model"), ("gan-classic", "The classic GAN"), ("x=1", "`x=1`")):
-        runs = [run(30), run(900, summary={"diverged": True, "skipped": 60}), run(80, spread=0.1)]
+        runs = [run(30), run(900, summary={"diverged": True, "skipped": 60}), run(80, spread=0.1, spread_coarse=0.1)]
         said = story([arm(name, *runs)], 10, 3)["stability"][0]
         assert said.startswith(f"{begin}: of its 3 runs, 1 diverged, 1 collapsed; 60 steps were left out")
         assert "from 30 to 900" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from kakusan.app.runpage import rows
 from kakusan.app.show import Progress
 from kakusan.catalog import build
 from kakusan.checkpoint import read_info
+from kakusan.core.model import Model
 from kakusan.files import write_json
 from kakusan.part import KakusanError
 from kakusan.training import plan
@@ -35,6 +37,7 @@ __all__ = [
     "finished",
     "parse",
     "run_folder",
+    "share_network",
     "snapshots",
     "summary",
     "train_arm",
@@ -92,6 +95,8 @@ def parse(axes: Sequence[str], gans: Sequence[str]) -> list[Arm]:
         wanted = _values(values)
         if not equals or not name or not all(wanted):
             raise KakusanError(f"--arms {axis!r}: write NAME=VALUE,VALUE, as in schedule=linear,cosine,flow")
+        if name != "schedule" and difflib.get_close_matches(name, ["schedule"], cutoff=0.8):
+            raise KakusanError(f"--arms {axis!r}: did you mean schedule={values}?")
         for value in wanted:
             if name == "schedule" and value not in SCHEDULES:
                 raise KakusanError(f"--arms {axis!r}: no schedule {value!r}; choose from: {', '.join(SCHEDULES)}")
@@ -140,7 +145,7 @@ def train_arm(
 ) -> bool:
     """Train one arm in ``run``, or go on with it; False when interrupted.
 
-    ``network``: a recipe file with the network that all arms share; the first diffusion run writes it.
+    ``network``: a recipe file with the network that all arms share, as the first diffusion run's plan chose it.
     """
     if arm.gan:
         parameters = _network_parameters(network)
@@ -168,8 +173,6 @@ def train_arm(
     if interrupted:
         return False
     known = dict(read_info(whole.model)["info"]["training"])
-    if not network.is_file():
-        _write_network(run, network, known["parameters"])
     write_json(run / "summary.json", known | {"skipped": _skipped(run), "diverged": False})
     return True
 
@@ -224,9 +227,15 @@ def _skipped(run: Path) -> int:
     return sum(len(event["steps"]) for event in rows(run / "events.jsonl", "skipped"))
 
 
-def _write_network(run: Path, network: Path, parameters: int) -> None:
-    """What the first run's plan chose by timing, for all others to share."""
-    tree = recipes.read(run / "recipe.toml")
+def share_network(run: Path, network: Path) -> None:
+    """Writes what the plan of the first diffusion run chose by timing, once there is one, for all others to share."""
+    if network.is_file() or not RunDir(run).recipe.is_file():
+        return
+    tree = recipes.read(RunDir(run).recipe)
+    with torch.device("meta"):
+        model = build(tree["model"], "model")
+    assert isinstance(model, Model)
+    parameters = sum(p.numel() for p in model.parameters())
     net, training = tree["model"]["denoiser"]["net"], tree["training"]
     shared = {"model": {"denoiser": {"net": net}}, "training": {"precision": training.get("precision", "auto")}}
     recipes.write(network, shared, f"The network of every arm, {parameters} parameters with its conditions.")
@@ -234,7 +243,7 @@ def _write_network(run: Path, network: Path, parameters: int) -> None:
 
 def _network_parameters(network: Path) -> int:
     if not network.is_file():
-        raise KakusanError(f"{network} is missing: it is written when the first diffusion model is trained")
+        raise KakusanError(f"{network} is missing: the plan of the first diffusion model makes it")
     return int(network.read_text("utf-8").split(" parameters")[0].rsplit(" ", 1)[1])
 
 

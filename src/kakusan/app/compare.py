@@ -170,8 +170,8 @@ def _train(
     network = folder / "network.toml"
     every = [(arm, seed) for seed in range(plan["seeds"]) for arm in arms]
     while todo := [(arm, seed) for arm, seed in every if not trainings.finished(run_folder(folder, arm, seed))]:
-        # until the first diffusion model has chosen the network, that is all there is to do
-        open_now = todo if network.is_file() else [pair for pair in todo if not pair[0].gan][:1]
+        trainings.share_network(run_folder(folder, *every[0]), network)
+        open_now = todo if network.is_file() else every[:1]  # whose plan chooses the network
         for arm, seed in open_now:
             run = run_folder(folder, arm, seed)
             with claimed(run) as mine:

@@ -65,7 +65,7 @@ def _top(page: Report, result: Tree, length: str, seeds: str) -> None:
 
 _WHY = {
     "diverged": "training diverged (its numbers or its pictures were no longer finite).",
-    "collapsed": "collapsed: its pictures are far more alike than real ones, or miss half of the classes.",
+    "collapsed": "collapsed: its pictures of a class are far more alike than real ones, or half the classes missing.",
     "worsened": "ended farther from the data than it had been on the way.",
 }
 
@@ -122,7 +122,10 @@ def _diversity(page: Report, arms: list[Tree], words: list[str]) -> None:
 
 
 def _table(section: Section, arms: list[Tree], keys: tuple[str, ...]) -> None:
-    names = {m.key: m.name for m in METRICS} | {"spread": "spread (1 = as real)", "covered": "classes covered"}
+    names = {m.key: m.name for m in METRICS} | {
+        "spread": "spread inside classes (1 = as real)",
+        "covered": "classes covered",
+    }
     used = [k for k in keys if any(spread(a["runs"], k) is not None for a in arms)]
     section.table(["arm", *(names[k] for k in used)], [[_short(a), *(_cell(a, k) for k in used)] for a in arms])
 

@@ -12,7 +12,7 @@ __all__ = ["METRICS", "Difference", "Metric", "Spread", "difference", "named", "
 
 # two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-COLLAPSED = 0.5  # pictures this much more alike than real ones (standard deviation of their features)
+COLLAPSED = 0.5  # pictures this much more alike than real ones of a class, in features and in their coarse shape
 WORSENED = 2.0  # times the best kernel distance on the way
 
 
@@ -113,7 +113,8 @@ def state(run: dict[str, Any]) -> str:
     if summary.get("diverged") or not score["finite"]:
         return "diverged"
     few_classes = score.get("classes", 0) > 2 and score["covered"] <= score["classes"] / 2
-    if score["spread"] < COLLAPSED or few_classes:
+    alike = max(score["spread"], score["spread_coarse"])  # blur alone narrows the first, never the second
+    if alike < COLLAPSED or few_classes:
         return "collapsed"
     curve = [point["kernel"] for point in run.get("curve") or []]
     if len(curve) > 2 and min(curve) > 0 and curve[-1] > WORSENED * min(curve):

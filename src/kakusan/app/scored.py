@@ -38,7 +38,7 @@ def scored(
         for seed in range(seeds):
             run = run_folder(folder, arm, seed)
             file = run / "score.json"
-            key = {"stamp": judge.stamp, "count": count, "version": 1}
+            key = {"stamp": judge.stamp, "count": count, "version": 2}
             found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
             if found.get("key") != key:
                 shown.note(f"scoring {arm.name}, seed {seed} ...")

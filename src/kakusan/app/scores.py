@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kakusan.app.gan import Drawn
+from kakusan.evaluation.variety import coarse, within
 from kakusan.part import KakusanError
 
 __all__ = ["Judge"]
@@ -38,10 +39,11 @@ class Judge:
 
         self.extract, self.classes, self.classify = extract, list(classes), classify
         self.real = features.features_cached(extract, real, cache) if cache is not None else extract(real)
-        self.usual = _variance(self.real)
+        groups = self._groups(real)
+        self.usual = [within(self.real, groups), within(coarse(real), groups)]
         self.stamp = {"extractor": extract.name, "weights": extract.weights, "resize": extract.resize}
         self.stamp |= {"real": len(real)} | (stamp or {})
-        self.shares = _shares(classify(real), self.classes) if classify and classes else {}
+        self.shares = _shares(groups, self.classes) if groups is not None else {}
 
     def score(self, drawn: Drawn, interval: bool = False) -> dict[str, Any]:
         """Plain data: distance, quality, diversity and cost; with ``interval``, also that of the distance."""
@@ -55,7 +57,9 @@ class Judge:
             "evaluations": drawn.evaluations,
         }
         fake = self.extract(drawn.pictures)
-        found["spread"] = float(np.sqrt(_variance(fake) / max(self.usual, 1e-12)))
+        named = self._groups(drawn.pictures)
+        for name, x, usual in zip(("spread", "spread_coarse"), (fake, coarse(drawn.pictures)), self.usual):
+            found[name] = float(np.sqrt(within(x, named) / max(usual, 1e-12)))
         found["frechet"] = float(distances.frechet(self.real, fake))
         found["kernel"] = float(distances.kernel_distance(self.real, fake))
         neighbours = min(NEIGHBOURS, count - 1)
@@ -65,8 +69,7 @@ class Judge:
         found |= {"density": float(density), "coverage": float(coverage)}
         if interval:
             found["frechet_interval"] = self._interval(fake)
-        if self.classify is not None and self.shares:
-            named = list(self.classify(drawn.pictures))
+        if named is not None:
             shares = _shares(named, self.classes)
             found["covered"] = sum(shares[c] >= COVERED * self.shares[c] > 0 for c in self.shares)
             found["classes"] = sum(share > 0 for share in self.shares.values())
@@ -74,17 +77,16 @@ class Judge:
                 found["accuracy"] = float(np.mean([a == b for a, b in zip(named, drawn.labels, strict=True)]))
         return found
 
+    def _groups(self, pictures: np.ndarray) -> list[str] | None:
+        """The class that each picture is taken for, where the data has classes."""
+        return list(self.classify(pictures)) if self.classify is not None and self.classes else None
+
     def _interval(self, fake: np.ndarray) -> list[float]:
         """The 95% interval of the Fréchet distance from the samples alone."""
         from kakusan.evaluation import distances
 
         figure = distances.frechet_interval(self.real, fake)
         return [float(figure.low), float(figure.high)]
-
-
-def _variance(x: np.ndarray) -> float:
-    """Trace of the covariance: the mean squared distance of two pictures is twice that."""
-    return float(np.asarray(x, np.float64).var(0, ddof=1).sum()) if len(x) > 1 else 0.0
 
 
 def _shares(named: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
