@@ -115,7 +115,7 @@ def test_pictures_trained_on_are_known_by_their_fingerprint(trained, tmp_path):
         go(alone, data, trained_on=other)
 
 
-def test_models_stand_side_by_side_where_their_stamps_agree(trained, tmp_path):
+def test_models_stand_side_by_side_where_their_stamps_agree(trained, tmp_path, monkeypatch):
     run, data = trained
     first = go(run, data, out=tmp_path / "first", steps=2)
     both = go([run, run], data, beside=[first.path])
@@ -126,7 +126,8 @@ def test_models_stand_side_by_side_where_their_stamps_agree(trained, tmp_path):
         ({"seed": 5}, "seed: 5 and 1000000"),
         ({"features": lambda x: pixels(x)}, "weights"),
     ):
-        with pytest.raises(KakusanError, match=f"cannot stand side by side.*{said}"):
+        with monkeypatch.context() as patch, pytest.raises(KakusanError, match=f"cannot stand side by side.*{said}"):
+            patch.setattr(facade.Loaded, "sample", None)  # refused before anything is drawn
             go(run, data, beside=[first.path], **change)
 
 

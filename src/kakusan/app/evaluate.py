@@ -14,7 +14,7 @@ from typing import Any
 
 from kakusan.app import evaluatepage, rundir, stepcurve
 from kakusan.app.ground import Task
-from kakusan.app.judged import judge, title
+from kakusan.app.judged import comparable, judge, title
 from kakusan.app.reference import Features
 from kakusan.app.show import Progress
 from kakusan.evaluation.stamp import Stamp
@@ -77,7 +77,9 @@ def evaluate(
         raise KakusanError("no model to evaluate: kakusan evaluate MODEL DATA")
     if (set_default or choose_ema) and len(names) > 1:
         raise KakusanError("--set-default and --choose-ema write into a model's file: give one model")
-    earlier = [_earlier(path) for path in beside]
+    earlier = [row for path in beside for row in _earlier(path)]
+    for row in earlier[1:]:
+        comparable(Stamp.from_dict(row["stamp"]), row["model"]["path"], earlier[0])
     task = Task(
         str(data), count, seed, features,
         {"steps": steps, "solver": solver, "guidance": guidance, "autoguidance": autoguidance},
@@ -89,14 +91,13 @@ def evaluate(
         folder = _folder(out, files[0])
         found, panels = [], []
         for file in files:
-            made = judge(file, task, folder, shown, stop)
+            made = judge(file, task, folder, shown, stop, [*found, *earlier])
             if made is None:
                 shown.note("stopped; the real pictures' features are kept, the same command begins again")
                 return Evaluated(folder, None, True)
             found.append(made[0])
             panels.append(made[1])
-        found += [row for result in earlier for row in result["models"]]
-        _comparable(found)
+        found += earlier
         result = {"kakusan": 1, "data": str(data), "models": found}
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "result.json", result)
@@ -116,27 +117,15 @@ def _folder(out: str | Path | None, model: Path) -> Path:
     return path
 
 
-def _earlier(path: str | Path) -> Tree:
-    """The result.json of an earlier evaluation."""
+def _earlier(path: str | Path) -> list[Tree]:
+    """The models in the result.json of an earlier evaluation."""
     file = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
     try:
-        found = json.loads(file.read_text("utf-8"))
-        for row in found["models"]:
+        found = json.loads(file.read_text("utf-8"))["models"]
+        for row in found:
             Stamp.from_dict(row["stamp"])
     except OSError as error:
         raise KakusanError(f"--beside {path}: no evaluation there ({error.strerror}); give its folder") from error
     except (ValueError, KeyError, TypeError) as error:
         raise KakusanError(f"--beside {path}: not a result of kakusan evaluate, or damaged") from error
-    assert isinstance(found, dict)
-    return found
-
-
-def _comparable(found: list[Tree]) -> None:
-    """Refuses figures side by side whose protocols differ."""
-    first = Stamp.from_dict(found[0]["stamp"])
-    for other in found[1:]:
-        if odd := first.differences(Stamp.from_dict(other["stamp"])):
-            raise KakusanError(
-                f"{found[0]['model']['path']} and {other['model']['path']} cannot stand side by side, their protocols "
-                f"differ ({'; '.join(odd)}): evaluate them with the same settings"
-            )
+    return list(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from kakusan.app.show import Progress
 from kakusan.checkpoint import set_defaults
 from kakusan.evaluation.health import diagnose
 from kakusan.evaluation.memorisation import Copying
+from kakusan.evaluation.stamp import Stamp
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop
 
-__all__ = ["judge", "title"]
+__all__ = ["comparable", "judge", "title"]
 
 KNOWN = 60_000  # training pictures, at most, among which copies are looked for
 HELD = 1024  # held-out pictures by which copies are judged, at most
@@ -36,14 +37,22 @@ PAIRS = 8  # of a sample and its nearest training picture
 Tree = dict[str, Any]
 
 
-def judge(file: Path, task: Task, folder: Path, shown: Progress, stop: Stop) -> tuple[Tree, Panel] | None:
-    """One model's figures and what the page shows of it; None when asked to stop."""
+def judge(
+    file: Path, task: Task, folder: Path, shown: Progress, stop: Stop, beside: Sequence[Tree] = ()
+) -> tuple[Tree, Panel] | None:
+    """One model's figures and what the page shows of it; None when asked to stop.
+
+    ``beside``: figures of other models that these will stand beside; refused before anything is drawn where they can
+    not.
+    """
     took: dict[str, float] = {}
     ema = _lengths(file, task, shown, stop) if task.choose_ema else None
     if stop():
         return None
     with _timed(took, "real pictures, features and classifier"):
         ground = ground_of(file, task, shown)
+    if beside:
+        comparable(ground.stamp, str(file), beside[0])
     with _timed(took, "sampling"):
         samples = drawn(ground, task, shown, stop)
     if len(samples) < task.count:
@@ -79,6 +88,15 @@ def judge(file: Path, task: Task, folder: Path, shown: Progress, stop: Stop) -> 
     folder.mkdir(parents=True, exist_ok=True)
     sheet.save(sheet.grid([s.shown for s in samples[:64]], columns=8, labels=None), folder / f"grid-{title(file)}.png")
     return row, _panel(samples, ground.real, trained, copied)
+
+
+def comparable(stamp: Stamp, path: str, other: Tree) -> None:
+    """Refuses figures side by side whose protocols differ."""
+    if odd := stamp.differences(Stamp.from_dict(other["stamp"])):
+        raise KakusanError(
+            f"{path} and {other['model']['path']} cannot stand side by side, their protocols differ "
+            f"({'; '.join(odd)}): evaluate them with the same settings"
+        )
 
 
 @contextlib.contextmanager

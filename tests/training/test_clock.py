@@ -1,0 +1,36 @@
+"""Clocks: minutes on the wall, or of processor time, which waiting and other processes do not use up."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from kakusan.core.objective import EDM, Denoising, LogNormal
+from kakusan.part import KakusanError
+from kakusan.training.adversarial import Adversarial
+from kakusan.training.optim import AdamW
+from kakusan.training.schedule import CLOCKS, Clock, readings
+from kakusan.training.settings import Training
+
+
+def test_processor_time_counts_work_and_not_waiting():
+    begun = readings()
+    time.sleep(0.5)
+    waited = {name: now - begun[name] for name, now in readings().items()}
+    assert waited["wall"] > 0.45 and waited["processor"] < 0.2
+    clock = Clock(now=CLOCKS["processor"])
+    a = torch.randn(200, 200)
+    while time.process_time() / torch.get_num_threads() - begun["processor"] < 0.4:
+        a @ a
+    assert clock.elapsed() > 0.15
+
+
+def test_a_clock_that_does_not_exist_is_refused():
+    for made in (
+        lambda: Training(Denoising(LogNormal(), EDM(0.5)), AdamW(), steps=1, clock="sun"),
+        lambda: Adversarial(steps=1, clock="sun"),
+    ):
+        with pytest.raises(KakusanError, match="clock='sun': choose one of wall, processor"):
+            made()
