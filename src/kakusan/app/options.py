@@ -33,10 +33,11 @@ def weights(items: Sequence[str] | None) -> float | dict[str, float] | None:
     if len({name for name, _, _ in named}) < len(named):
         raise KakusanError(f"--guidance {' and '.join(items)}: a condition has one weight")
     try:
-        found = {name: float(value) for name, _, value in named}
+        if not named[0][0]:
+            return float(items[0])
+        return {name: float(value) for name, _, value in named}
     except ValueError:
         raise KakusanError(f"--guidance {' '.join(items)}: need a number, or NAME=NUMBER; 1 is none") from None
-    return found if "" not in found else found[""]
 
 
 def numbers(text: str | None) -> Any:

@@ -49,7 +49,8 @@ class Mix:
         said = []
         for high in levels:
             here = [t for t in self.terms if t.high == high]
-            blend = " | ".join(f"{t.value}:{t.weight:g}" if len(here) > 1 else str(t.value) for t in here)
+            even = len({t.weight for t in here}) == 1
+            blend = " | ".join(str(t.value) if even else f"{t.value}:{t.weight:g}" for t in here)
             said.append(blend if high == math.inf else f">>{high:g} {blend}")
         return " ".join(said)
 

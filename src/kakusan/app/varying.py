@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from kakusan.app.prompts import recalled as value_of
@@ -123,7 +124,8 @@ def _tensor(loaded: Loaded, record: Record, size: tuple[int, ...] | None) -> Ten
     domain = loaded.domain
     if size is not None and "size" in domain.signature().parameters:
         domain = domain.replace(size=[int(n) for n in size])
-    return domain.encode(domain.tensor(record)[None])[0]
+    own = Record(np.array(record.data), record.meta)  # what decoders give may be read only
+    return domain.encode(domain.tensor(own)[None])[0]
 
 
 def _values(made: Mapping[str, Any], name: str) -> dict[str, Any]:
