@@ -337,8 +337,8 @@ def test_the_command_line_says_the_same_words(file, loaded, tmp_path, capsys):
     out = tmp_path / "out"
     words = [
         "--guidance", "label=2", "--guidance", "prompt=3", "--no", "pear", "--guidance-interval", "0.1,9",
-        "--apg", "0.5", "--guidance-rescale", "0.5", "--threshold", "0.9", "--chaos", "20", "--tile", "--label", "cat", "--seed", "4",
-        "--steps", "2",
+        "--apg", "0.5", "--guidance-rescale", "0.5", "--threshold", "0.9", "--chaos", "20", "--tile",
+        "--label", "cat", "--seed", "4", "--steps", "2",
     ]  # fmt: skip
     assert call("sample", str(file), "{red,green}, apple", *words, "--out", str(out), "--json") == 0
     files = [Path(f) for f in json.loads(capsys.readouterr().out)["files"]]
@@ -388,7 +388,7 @@ def test_what_a_stopped_batch_leaves_is_named_as_a_command(file, tmp_path, capsy
         str(tmp_path / "out"),
         "--json",
     ]
-    assert call("sample", str(file), *words, "--guidance", "label=2", "--label", "cat") == 130
+    assert call("sample", str(file), *words, "--json", "--guidance", "label=2", "--label", "cat") == 130
     found = json.loads(capsys.readouterr().out)
     assert len(found["files"]) == 4  # three and the grid
     assert "-n 2 --seed 0 --from-line 2" in found["rest"] and "--guidance label=2" in found["rest"]
