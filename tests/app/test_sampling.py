@@ -272,6 +272,33 @@ def test_any_other_picture_is_varied_by_a_named_model(loaded, tmp_path):
         loaded.vary(made[0], colour=1)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"cond": {"label": {"mix": [["cat"]]}}}, {"cond": {"label": {}}}, {"cond": 3}, {"guidance": "much"},
+        {"guidance": {"label": []}}, {"guidance_interval": 3}, {"from": {}}, {"from": {"picture": 3}}, {"from": 7},
+        {"size": "x"}, {"seed": None}, {"negative": ["a"]}, {"chaos": "x"}, {"model": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_recipe_is_one_line(loaded, tmp_path, damage):
+    sample = loaded.sample(1, label="cat", steps=1)[0]
+    sample.recipe |= damage
+    with pytest.raises(KakusanError) as caught:
+        reproduce(sample.save(tmp_path / "one.png"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_chain_of_pictures_that_are_gone_has_an_end(loaded, tmp_path):
+    sample = loaded.vary(loaded.sample(1, label="cat", steps=1)[0], 1)[0]
+    whole = sample.recipe
+    for _ in range(60):
+        whole = whole | {"from": whole["from"] | {"recipe": whole}}
+    sample.recipe = whole
+    with pytest.raises(KakusanError, match="began from more than 50 pictures"):
+        reproduce(sample.save(tmp_path / "one.png"))
+
+
 def test_four_make_a_grid_of_two_by_two(loaded, tmp_path):
     paths = save_samples(loaded.sample(4, label="cat", steps=1), tmp_path)
     width, height = Pil.open(paths[-1]).size

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["model_of", "recalled", "remark", "request"]
 
+_MOST = 50  # variants of variants whose pictures are made again
 _WORDS = ("prompt", "label", "cond", "negative", "wildcards")  # of ``settings``, what are no fields of a Request
 
 
@@ -91,18 +92,21 @@ def request(
     return replace(asked, cond=cond, start=Start(x0, level_of(strength), source))
 
 
-def recalled(loaded: Loaded, made: Mapping[str, Any], file: Path) -> Request:
-    """The request of one sample again, from its recipe; ``file`` is where that was read."""
+def recalled(loaded: Loaded, made: Mapping[str, Any], file: Path, depth: int = 0) -> Request:
+    """The request of one sample again, from its recipe; ``file`` is where that was read. ``depth``: how many variants
+    lead here, each from the one before."""
+    if depth > _MOST:
+        raise KakusanError(f"{file}: began from more than {_MOST} pictures in turn that are gone; put the last back")
     cond, negative = ({k: [v] for k, v in _values(made, name).items()} for name in ("cond", "negative"))
     again = Request(seeds=[int(made["seed"])], cond=cond, negative=negative, **_settings(made))
     if "from" not in made:
         return again
     source = made["from"]
-    x0 = _found(loaded, source, again.size, file)
+    x0 = _found(loaded, source, again.size, file, depth)
     return replace(again, start=Start(x0, float(source["level"]), {k: v for k, v in source.items() if k != "level"}))
 
 
-def _found(loaded: Loaded, source: Mapping[str, Any], size: tuple[int, ...] | None, file: Path) -> Tensor:
+def _found(loaded: Loaded, source: Mapping[str, Any], size: tuple[int, ...] | None, file: Path, depth: int) -> Tensor:
     """The picture that a sample began from: where it was, beside the sample, or made again from its own recipe."""
     name = Path(source["picture"])
     places = [name, file.parent / name.name, file.parent.parent / name.name] if name.name else []
@@ -112,7 +116,7 @@ def _found(loaded: Loaded, source: Mapping[str, Any], size: tuple[int, ...] | No
         if stamp(x0) == source["stamp"]:
             return x0
     if source.get("recipe"):
-        x0 = _tensor(loaded, loaded.draw(recalled(loaded, source["recipe"], file))[0].record, size)
+        x0 = _tensor(loaded, loaded.draw(recalled(loaded, source["recipe"], file, depth + 1))[0].record, size)
         if stamp(x0) == source["stamp"]:
             return x0
     state = f"{there[0]} has changed" if there else f"{name} is not there"
@@ -143,7 +147,7 @@ def _settings(made: Mapping[str, Any]) -> dict[str, Any]:
         "churn": float(made["churn"]),
         "grid": made["grid"],
         "solver": dict(made["solver"]),
-        "size": tuple(made["size"]) if made.get("size") else None,
+        "size": tuple(int(n) for n in made["size"]) if made.get("size") else None,
         "tile": bool(made.get("tile")),
     }
     for name in ("guidance_rescale", "apg", "threshold", "chaos"):
