@@ -14,6 +14,7 @@ import torch
 from kakusan.catalog import CATALOG, build
 from kakusan.checkpoint import FORMAT, load_model, model_hash, read_info, save_model, write_tensors
 from kakusan.conditions.label import Label
+from kakusan.conditions.scalar import Vector
 from kakusan.core.denoiser import Denoiser
 from kakusan.core.model import Model
 from kakusan.core.param import Karras
@@ -196,6 +197,8 @@ def example(kind: str) -> dict:
         "net/dit": {"channels": 2, "width": 16, "depth": 1, "heads": 2},
         "condition/label": {"classes": 3, "dim": 4},
         "condition/vector": {"size": 3, "dim": 4},
+        "condition/scalar": {"name": "mass", "unit": "kg", "dim": 4},
+        "condition/tags": {"names": ["red", "round"], "dim": 4},
         "domain/image": {"size": [8, 8]},
     }
     return {"kind": kind} | needed.get(kind, {})
@@ -241,3 +244,15 @@ def test_every_part_of_a_model_survives_its_file(tmp_path, kind):
     cond = model.cond({}, {}, 2)
     with torch.no_grad():
         assert torch.equal(again.denoiser(x, t, cond), model.denoiser(x, t, cond))
+
+
+def test_conditions_enter_a_loaded_model_where_they_entered_the_saved_one(tmp_path):
+    """JSON's sorted keys put "augment" before "label": the ports' columns must not follow."""
+    net = UNet(1, width=8, mults=[1], blocks=1, attention=[], vector=14)
+    encoders = {"tags": Vector(1, 2), "augment": Vector(2, 4, null="zero"), "label": Label(3, 8)}
+    model = Model(Denoiser(net, VE(), Karras(), Flat()), None, encoders)
+    save_model(tmp_path / "m.safetensors", model, {})
+    loaded, _ = load_model(tmp_path / "m.safetensors", "cpu")
+    assert list(model.encoders) == list(loaded.encoders) == ["label", "tags", "augment"]
+    inputs = {"label": encoders["label"].prepare([1]), "augment": encoders["augment"].prepare([[0.5, 2.0]])}
+    assert torch.equal(model.cond(inputs, {}, 1).vector, loaded.cond(inputs, {}, 1).vector)

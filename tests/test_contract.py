@@ -18,7 +18,11 @@ EXAMPLES = {
     "objective/denoising": {"density": {"kind": "density/uniform-t"}, "weight": {"kind": "weight/edm"}},
     "grid/listed": {"ratios": [10.0, 1.0, 0.1]},
     "guide/several": {"weights": [1.5, 2.0]},
+    "guide/apart": {"weights": [1.5, 2.0]},
     "guide/chain": {"weights": [1.5, 7.0]},
+    "guide/relaxed": {"guide": {"kind": "guide/apg", "weights": [2.0]}, "shares": [0.5, 1.0]},
+    "guide/apg": {"weights": [7.5], "parallel": 0.2, "limit": 0.5},
+    "guide/rescaled": {"guide": {"kind": "guide/classifier-free"}},
     "guide/interval": {"guide": {"kind": "guide/classifier-free"}, "process": {"kind": "process/ve"}},
     "net/unet": {"channels": 1, "width": 16, "mults": [1, 2], "attention": [1], "blocks": 1, "vector": 8},
     "net/dit": {"channels": 1, "width": 16, "depth": 1, "heads": 2, "vector": 8},
@@ -29,6 +33,8 @@ EXAMPLES = {
     "training/adversarial": {"steps": 10},
     "condition/label": {"classes": ["cat", "dog"], "dim": 8},
     "condition/vector": {"size": 3, "dim": 8},
+    "condition/scalar": {"name": "thickness", "unit": "mm", "mean": 1.0, "std": 2.0, "log": True, "dim": 8},
+    "condition/tags": {"names": ["red", "round"], "dim": 8},
     "domain/image": {"size": [8, 8], "mode": "L"},
 }
 EXAMPLES["denoiser"] = {

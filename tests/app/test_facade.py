@@ -191,6 +191,32 @@ def test_labels_and_guidance_change_the_picture_and_wrong_ones_are_named(tmp_pat
             model.sample(1, **wrong)
 
 
+def test_numbers_and_tags_of_metadata_become_conditions(tmp_path):
+    """Trained on what data.fields names, resumable, sampled with units and nearest tags, made again from the file."""
+    data = pictures(tmp_path / "data", "L")
+    lines = [
+        {
+            "file_name": f"{p.parent.name}/{p.name}",
+            "label": p.parent.name,
+            "side": i / 2,
+            "tags": ["dim", "even"][i % 2 :],
+        }
+        for i, p in enumerate(sorted(data.rglob("*.png")))
+    ]
+    (data / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    model = train(data, tmp_path / "run", "data.fields=side:mm, tags", "training.reference=8").load("cpu")
+    assert list(model.model.encoders) == ["label", "side", "tags", "augment"]
+    assert recipe.read(tmp_path / "run" / "recipe.toml")["data"]["fields"] == "side:mm, tags"
+    cond = {"side": "3.5 mm", "tags": "even"}
+    made = model.sample(1, label="small", cond=cond, guidance={"side": 3.0, "tags": 0.0}, steps=3)[0]
+    assert made.recipe["cond"] == {"side": "3.5 mm", "tags": "even", "label": "small"}
+    assert made.recipe["guidance"] == {"label": 2.0, "side": 3.0, "tags": 0.0}
+    assert facade.reproduce(made.save(tmp_path / "one.png"))[1]
+    for bad, said in (({"side": "3 cm"}, "counts it in mm"), ({"tags": "evn"}, "did you mean 'even'")):
+        with pytest.raises(KakusanError, match=said):
+            model.sample(1, cond=bad, steps=1)
+
+
 def test_a_run_is_never_overwritten_and_a_finished_one_goes_on_beside_itself(tmp_path):
     data = pictures(tmp_path / "data", "L")
     done = train(data, tmp_path / "run")

@@ -1,17 +1,17 @@
-"""Loaded: a model ready to sample; its samples know their recipe and show themselves in a notebook."""
+"""Loaded: a model ready to sample."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from kakusan.app import rundir, sampler
+from kakusan.app import asking, branches, prompts, rundir, sampler, varying
+from kakusan.app.sampled import Sample
 from kakusan.app.sampler import Request
 from kakusan.checkpoint import load_model
 from kakusan.core.model import Model
@@ -25,51 +25,6 @@ __all__ = ["Loaded", "Sample", "load", "pick_device"]
 
 Report = Callable[[int, int], None]  # (network steps done, of all)
 Asked = Callable[[], bool]  # whether to stop
-
-
-@dataclass
-class Sample:
-    """One sample: the record in its own units, the seed that makes it again and the whole recipe."""
-
-    record: Record
-    seed: int
-    recipe: dict[str, Any]
-    domain: Domain = field(repr=False)
-    frames: list[np.ndarray] = field(default_factory=list, repr=False)  # the reverse process, when a film was asked for
-    raw: torch.Tensor | None = field(default=None, repr=False)  # (C, *S) as the model left it, unclamped
-
-    @property
-    def data(self) -> np.ndarray:
-        """The sample in its own units; a picture is (H, W, C)."""
-        return self.record.data
-
-    @property
-    def shown(self) -> np.ndarray:
-        """The sample as a picture to look at, (H, W, C) uint8 or uint16."""
-        return self.domain.shown(self.record)
-
-    @property
-    def label(self) -> Any:
-        """The class it was asked to be, if any."""
-        return self.recipe.get("cond", {}).get("label")
-
-    def save(self, path: str | Path, recipe: bool = True) -> Path:
-        """Write it losslessly, with its recipe inside unless ``recipe`` is False."""
-        return self.domain.save(self.record, Path(path), self.recipe if recipe else None)
-
-    def _repr_png_(self) -> bytes | None:
-        from PIL import Image as Pil
-
-        a = self.shown
-        if a.ndim != 3 or a.shape[2] not in (1, 3, 4):
-            return None
-        if a.dtype == np.uint16:
-            a = (a >> 8).astype(np.uint8)
-        scale = max(1, 128 // max(a.shape[:2]))
-        picture = Pil.fromarray(a[..., 0] if a.shape[2] == 1 else a)
-        out = io.BytesIO()
-        picture.resize((picture.width * scale, picture.height * scale), Pil.Resampling.NEAREST).save(out, "PNG")
-        return out.getvalue()
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -129,47 +84,53 @@ class Loaded:
 
     def request(
         self,
-        n: int,
-        prompt: str | None,
+        n: int | None,
+        prompt: str | Sequence[str] | None,
         label: Any,
         seed: int,
-        cond: dict[str, Any] | None,
+        cond: Mapping[str, Any] | None,
         seeds: Sequence[int] | None = None,
+        negative: Mapping[str, Any] | None = None,
+        wildcards: str = "turn",
+        prompts: str | Path | None = None,
+        from_line: int = 1,
         **settings: Any,
     ) -> Request:
         """The words of a user as a Request; one value of a condition serves all samples, a list one each."""
-        if n < 1:
-            raise KakusanError(f"n={n}: ask for at least one sample")
-        chosen = list(seeds) if seeds is not None else [seed + i for i in range(n)]
+        if prompts is not None:
+            if prompt is not None:
+                raise KakusanError(f"--prompts {prompts} and a prompt {prompt!r}: give one of the two")
+            prompt, seeds, settings["names"] = asking.per_line(prompts, n, seed, from_line)
         given = dict(cond or {})
-        if label is not None:
-            given["label"] = label
-        if prompt is not None:
-            given["prompt"] = prompt
-        for name in given:
-            if name not in self.model.encoders:
-                known = ", ".join(k for k in self.model.encoders if k != "augment") or "none: it is unconditional"
-                raise KakusanError(f"this model has no condition {name!r}; it has: {known}")
-        values = {k: list(v) if isinstance(v, (list, tuple)) else [v] * len(chosen) for k, v in given.items()}
-        if self.classes and "label" not in values:
-            values["label"] = list(sampler.random_labels(self.classes, chosen))
-        return Request(seeds=chosen, cond=values, **settings)
+        given |= {} if label is None else {"label": label}
+        given |= {} if prompt is None else {"prompt": prompt}
+        return asking.ask(self.model, n, seed, given, negative or {}, seeds, wildcards, settings)
 
     def sample(
         self,
-        n: int = 1,
+        n: int | None = None,
         *,
-        prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
         label: Any = None,
         seed: int = 0,
         steps: int | None = None,
         solver: str | None = None,
-        guidance: float | None = None,
+        guidance: float | Mapping[str, float] | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float | None = None,
+        apg: float | None = None,
         autoguidance: float | None = None,
+        negative: Mapping[str, Any] | None = None,
+        threshold: float | None = None,
+        chaos: float | None = None,
+        tile: bool = False,
         eta: float | None = None,
         churn: float | None = None,
         size: int | tuple[int, int] | None = None,
-        cond: dict[str, Any] | None = None,
+        cond: Mapping[str, Any] | None = None,
+        prompts: str | Path | None = None,
+        from_line: int = 1,
+        wildcards: str = "turn",
         film: bool = False,
         batch: int | None = None,
         progress: Report | None = None,
@@ -177,15 +138,37 @@ class Loaded:
     ) -> list[Sample]:
         """Draw n samples; sample i has the seed ``seed + i`` and is the same picture in whatever batch it is drawn.
 
-        ``stop`` is asked at every step; once it says True, the samples of the batches finished so far are returned.
+        n is 1 where nothing else says: a list has a value for each sample, wildcards stand for several prompts, and
+        each of a file of ``prompts`` (from line ``from_line`` on) gets n samples. ``guidance`` is one weight, or one
+        for each condition. ``stop`` is asked at every step; once it says True, the samples of the batches finished so
+        far are returned.
         """
-        grown = (size, size) if isinstance(size, int) else size
         settings = {
-            "steps": steps, "solver": solver, "guidance": guidance, "autoguidance": autoguidance,
-            "eta": eta, "churn": churn, "size": grown,
+            "steps": steps, "solver": solver, "guidance": guidance, "guidance_interval": guidance_interval,
+            "guidance_rescale": guidance_rescale, "apg": apg, "autoguidance": autoguidance, "threshold": threshold,
+            "chaos": chaos, "tile": tile, "eta": eta, "churn": churn, "size": size,
         }  # fmt: skip
-        request = self.request(n, prompt, label, seed, cond, **settings)
+        request = self.request(n, prompt, label, seed, cond, None, negative, wildcards, prompts, from_line, **settings)
         return self.draw(request, film, batch, progress, stop)
+
+    def vary(
+        self,
+        picture: str | Path | Sample,
+        n: int = 4,
+        *,
+        strength: str | float = "subtle",
+        seed: int = 0,
+        stop: Asked | None = None,
+        progress: Report | None = None,
+        **settings: Any,
+    ) -> list[Sample]:
+        """Variants of a picture: noised again to a level and fallen from there with seeds of their own.
+
+        ``strength`` "subtle" (0.6) or "strong" (2.5), or that level sigma/alpha. A sample of this model is varied with
+        the conditions and settings of its recipe, what is not asked otherwise; ``settings`` are those of ``sample``.
+        """
+        options = {"strength": strength, "seed": seed}
+        return self.draw(varying.request(self, picture, n, settings, **options), stop=stop, progress=progress)
 
     def draw(
         self,
@@ -202,15 +185,12 @@ class Loaded:
         shape = self.domain.blank(1, size=request.size)[0]
         settled = sampler.settle(self.model, request)
         total = len(request.seeds)
-        width = batch or sampler.plan_batches(total, shape, settled["guidance"] != 1, self.device)
+        words = {"cond": _first(request.cond), "negative": _first(request.negative)}
+        width = batch or sampler.plan_batches(total, shape, branches.count(settled | words), self.device)
         out: list[Sample] = []
         while len(out) < total and not (stop and stop()):
             rows = range(len(out), min(total, len(out) + width))
-            part = replace(
-                request,
-                seeds=[request.seeds[i] for i in rows],
-                cond={k: [v[i] for i in rows] for k, v in request.cond.items()},
-            )
+            part = request.rows(rows)
             try:
                 out += self._batch(part, settled, film, _Count(progress, len(out), len(rows), total), stop)
             except torch.OutOfMemoryError as error:
@@ -240,7 +220,8 @@ class Loaded:
         for i, (record, seed) in enumerate(zip(records, request.seeds, strict=True)):
             recipe = self._recipe(request, settled, seed, i)
             record.meta |= {"seed": seed, "recipe": recipe}
-            samples.append(Sample(record, seed, recipe, self.domain, frames[i], decoded[i].float()))
+            name = request.names[i] if request.names else ""
+            samples.append(Sample(record, seed, recipe, self.domain, frames[i], decoded[i].float(), name))
         return samples
 
     def records(self, step: Step) -> list[Record]:
@@ -252,7 +233,10 @@ class Loaded:
 
         ``model.records(step)`` shows any step.
         """
-        allowed = {"steps", "solver", "guidance", "autoguidance", "eta", "churn", "size", "cond", "prompt"}
+        allowed = {
+            "steps", "solver", "guidance", "guidance_interval", "guidance_rescale", "apg", "autoguidance", "negative",
+            "threshold", "chaos", "tile", "eta", "churn", "size", "cond", "prompt", "wildcards",
+        }  # fmt: skip
         for name in settings:
             if name not in allowed:
                 raise KakusanError(
@@ -264,10 +248,8 @@ class Loaded:
 
     def _recipe(self, request: Request, settled: dict[str, Any], seed: int, row: int) -> dict[str, Any]:
         """Everything that makes one sample again."""
-        named: dict[str, Any] = {}
-        for name, values in request.cond.items():
-            value = values[row]
-            named[name] = self.classes[value] if name == "label" and isinstance(value, int) else value
+        named = {name: self._said(name, values[row]) for name, values in request.cond.items()}
+        against = {name: self._said(name, values[row]) for name, values in request.negative.items()}
         return {
             "kakusan": 1,
             "model": self.info_.get("hash", ""),
@@ -275,7 +257,18 @@ class Loaded:
             "seed": int(seed),
             "cond": named,
             "size": list(request.size) if request.size else None,
+            **({"negative": against} if against else {}),
+            **({"from": request.start.source | {"level": request.start.level}} if request.start else {}),
         } | settled
+
+    def _said(self, name: str, value: Any) -> Any:
+        """A condition's value as a recipe keeps it: classes by name."""
+        return self.classes[value] if name == "label" and isinstance(value, int) else prompts.recorded(value)
+
+
+def _first(values: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The first sample's conditions, by which a batch is measured."""
+    return {name: each[0] for name, each in values.items() if len(each)}
 
 
 def _kept(index: int, count: int, most: int = 60) -> bool:

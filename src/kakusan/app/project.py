@@ -28,6 +28,7 @@ HELD = 1024  # pictures kept aside, at most
 DATA: dict[str, Any] = {  # the [data] section of a recipe and its defaults
     "path": "",
     "labels": "auto",
+    "fields": None,
     "fit": "crop",
     "flip": False,
     "size": None,
@@ -57,6 +58,7 @@ class Project:
             domain=self.domain.spec(),
             classes=list(self.train.classes) if self.train.labels is not None else [],
             augment=Affine.parameters if self.augment else 0,
+            fields={name: column.spec() for name, column in self.train.fields.items()},
         )
 
     def batches(
@@ -128,7 +130,7 @@ def open_project(settings: dict[str, Any], progress: Progress, domain: dict[str,
     unknown = sorted(set(chosen) - set(DATA))
     if unknown:
         raise KakusanError(f"[data] {unknown[0]}: not known; it takes {', '.join(DATA)}")
-    source = open_source(str(chosen["path"]), labels=str(chosen["labels"]))
+    source = open_source(str(chosen["path"]), labels=str(chosen["labels"]), fields=chosen["fields"])
     for note in source.notes:
         progress.note(note)
     if source.texts is not None:

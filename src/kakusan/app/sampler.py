@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kakusan.app import branches
+from kakusan.app.branches import prepare
 from kakusan.app.doctor import memory_free
+from kakusan.app.start import Start, begin, cut
+from kakusan.app.tiling import tiled
 from kakusan.catalog import build
 from kakusan.core import grid as grids
-from kakusan.core.batch import Inputs
 from kakusan.core.grid import Grid
-from kakusan.core.guide import Autoguidance, ClassifierFree, Guide, Plain, pair
 from kakusan.core.model import Model
 from kakusan.core.rng import Rng, mix
-from kakusan.core.sample import Step, sample, start
+from kakusan.core.sample import Step, sample
 from kakusan.core.solver import Solver
 from kakusan.part import KakusanError, Part
 
-__all__ = ["DEFAULTS", "SOLVERS", "Request", "plan_batches", "settle", "steps"]
+__all__ = ["DEFAULTS", "SOLVERS", "Request", "plan_batches", "prepare", "settle", "steps"]
 
 SOLVERS = {
     "ddim": "solver/ddim",
@@ -50,12 +52,30 @@ class Request:
     cond: dict[str, list[Any]] = field(default_factory=dict)  # condition name -> one value a sample
     steps: int | None = None
     solver: str | dict[str, Any] | None = None  # a name, or the whole spec as a recipe has it
-    guidance: float | None = None
+    guidance: float | Mapping[str, float] | None = None  # one weight, or one for each condition
     autoguidance: float | None = None
     eta: float | None = None
     churn: float | None = None
     grid: dict[str, Any] | None = None
     size: tuple[int, ...] | None = None
+    negative: dict[str, list[Any]] = field(default_factory=dict)  # what guidance leads away from, as ``cond``
+    guidance_interval: Sequence[float] | None = None  # (low, high) sigma/alpha between which it is guided
+    guidance_rescale: float | None = None
+    apg: float | None = None  # bound of APG's differences, 0 = none
+    threshold: float | None = None
+    chaos: float | None = None  # 0 to 100
+    tile: bool = False
+    start: Start | None = None  # a picture to vary, in place of noise alone
+    names: Sequence[str] = ()  # of the samples' files, where their seeds do not name them
+
+    def rows(self, at: Sequence[int]) -> Request:
+        """The request of some of its samples."""
+        cond, negative = ({k: [v[i] for i in at] for k, v in named.items()} for named in (self.cond, self.negative))
+        seeds, names = [self.seeds[i] for i in at], [self.names[i] for i in at] if self.names else ()
+        return replace(self, seeds=seeds, cond=cond, negative=negative, names=names)
+
+
+_GUIDANCE = ("guidance", "guidance_interval", "guidance_rescale", "apg", "threshold", "chaos")
 
 
 def settle(model: Model, request: Request) -> dict[str, Any]:
@@ -66,23 +86,19 @@ def settle(model: Model, request: Request) -> dict[str, Any]:
         "solver": solver,
         "grid": request.grid or known["grid"],
         "steps": int(known["steps"] if request.steps is None else request.steps),
-        "guidance": float(known["guidance"] if request.guidance is None else request.guidance),
         "autoguidance": _autoguidance(model, request.autoguidance, known["autoguidance"]),
         "eta": float(eta if request.eta is None else request.eta),
         "churn": float(request.churn or 0.0),
     }
+    asked = {name: getattr(request, name) for name in _GUIDANCE}
+    settled |= branches.settle(model, asked, known, request.cond, request.negative, settled["autoguidance"])
+    settled |= {"tile": True} if request.tile else {}
     if not 1 <= settled["steps"] <= 10_000:
         raise KakusanError(
             f"--steps {settled['steps']}: choose between 1 and 10000; {known['steps']} is this model's default"
         )
     if settled["eta"] and settled["churn"]:
         raise KakusanError("--eta and --churn both add noise: choose one of them")
-    if not math.isfinite(settled["guidance"]):
-        raise KakusanError(f"--guidance {settled['guidance']}: need a number; 1 is no guidance, 2 to 4 is usual")
-    if settled["guidance"] != 1 and not guided(model):
-        raise KakusanError(
-            f"--guidance {settled['guidance']:g}: this model has no conditions to be guided by; leave it out"
-        )
     return settled
 
 
@@ -99,21 +115,13 @@ def _autoguidance(model: Model, asked: float | None, default: float) -> float:
                 f"--autoguidance {asked:g}: this model's file has no weak model beside it (training.weak); leave it out"
             )
         return 1.0
-    weight = float(default if asked is None else asked)
-    if not math.isfinite(weight):
-        raise KakusanError(f"--autoguidance {weight}: need a number; 1 is none, 1.5 to 2.5 is usual")
-    return weight
+    return branches.weight_of("--autoguidance", default if asked is None else asked)
 
 
 def evaluations(settled: dict[str, Any]) -> int:
-    """Evaluations of a network for one sample."""
-    branches = 1 + (settled["guidance"] != 1) + (settled["autoguidance"] != 1)
-    return int(settled["steps"]) * (2 if settled["solver"]["kind"] == "solver/heun" else 1) * branches
-
-
-def guided(model: Model) -> bool:
-    """Whether the model has a condition that guidance can strengthen (augmentation is not one)."""
-    return any(name != "augment" for name in model.encoders)
+    """Evaluations of a network for one sample, from its recipe or a model's default settings."""
+    each = 2 if settled["solver"]["kind"] == "solver/heun" else 1
+    return int(settled["steps"]) * each * branches.count(settled)
 
 
 def _solver(asked: str | dict[str, Any] | None, default: dict[str, Any], eta: float) -> tuple[dict[str, Any], float]:
@@ -127,11 +135,16 @@ def _solver(asked: str | dict[str, Any] | None, default: dict[str, Any], eta: fl
     return {"kind": SOLVERS[name]}, given
 
 
-def plan_batches(count: int, shape: tuple[int, ...], guided: bool, device: torch.device) -> int:
+def plan_batches(count: int, shape: tuple[int, ...], branches: int, device: torch.device) -> int:
     """How many samples fit one batch: 600 activations a pixel are assumed, and a quarter of the free memory is used."""
-    numbers = 600 * math.prod(shape[1:]) * 4 * (2 if guided else 1)
-    most = free_memory(device) // 4 // max(numbers, 1)
-    return int(max(1, min(count, most, 256)))
+    numbers = 600 * math.prod(shape[1:]) * 4 * branches
+    free = free_memory(device)
+    if numbers > free:
+        raise KakusanError(
+            f"--size {shape[-1]}: one sample would need about {numbers / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB "
+            "are free; choose a smaller size"
+        )
+    return int(max(1, min(count, free // 4 // max(numbers, 1), 256)))
 
 
 def free_memory(device: torch.device) -> int:
@@ -144,32 +157,21 @@ def free_memory(device: torch.device) -> int:
 def steps(model: Model, request: Request, shapes: list[tuple[int, ...]]) -> Iterator[Step]:
     """Sample one batch, step by step; ``shapes`` are the samples' own (C, *S)."""
     settled = settle(model, request)
+    if settled.get("tile"):
+        model = tiled(model, shapes)
     denoiser = model.denoiser
-    device = next(model.parameters()).device
+    process, rng = denoiser.process, Rng(request.seeds, next(model.parameters()).device)
     solver, grid = build(settled["solver"], "solver"), build(settled["grid"], "grid")
     if not isinstance(solver, Solver) or not isinstance(grid, Grid):
         raise KakusanError(f"solver {settled['solver']} and grid {settled['grid']}: need a solver/... and a grid/...")
-    times = grid.times(settled["steps"], denoiser.process)
+    times = cut(grid.times(settled["steps"], process), process, request.start)
     if settled["eta"]:
-        times = grids.climb(times, denoiser.process, settled["eta"])
+        times = grids.climb(times, process, settled["eta"])
     if settled["churn"]:
-        times = grids.churn(times, denoiser.process, settled["churn"])
-    rng = Rng(request.seeds, device)
-    guide: Guide = ClassifierFree(settled["guidance"]) if settled["guidance"] != 1 else Plain()
-    count = len(request.seeds)
-    inputs = prepare(model, request.cond, count)
-    full = model.cond(inputs, {}, count)
-    conds = [full]
-    if guide.branches == 2:
-        off = {name: torch.zeros(count, dtype=torch.bool) for name in inputs if name != "augment"}
-        conds = [model.cond(inputs, off, count), full]
-    x = start(times, denoiser.process, denoiser.space, shapes, rng)
-    branches = model.branches(conds)
-    if model.weak is not None and settled["autoguidance"] != 1:
-        guide = Autoguidance(settled["autoguidance"], guide)
-        branches = pair(model.weak.branches([model.weak.cond(inputs, {}, count)]), branches)
-    denoise = guide(branches)
-    yield from _no_grad(sample(denoise, x, times, solver, denoiser.process, denoiser.space, rng, shapes))
+        times = grids.churn(times, process, settled["churn"])
+    x = begin(times, process, denoiser.space, shapes, rng, request.start)
+    denoise = branches.denoiser(model, settled, request.cond, request.negative, request.seeds)
+    yield from _no_grad(sample(denoise, x, times, solver, process, denoiser.space, rng, shapes))
 
 
 def _no_grad(source: Iterator[Step]) -> Iterator[Step]:
@@ -180,16 +182,6 @@ def _no_grad(source: Iterator[Step]) -> Iterator[Step]:
         if step is None:
             return
         yield step
-
-
-def prepare(model: Model, cond: dict[str, list[Any]], count: int) -> Inputs:
-    """Values by condition name to prepared inputs."""
-    inputs: Inputs = {}
-    for name, values in cond.items():
-        if len(values) != count:
-            raise KakusanError(f"condition {name!r}: {len(values)} values for {count} samples; give one, or one each")
-        inputs[name] = model.encoder(name).prepare(values)
-    return inputs
 
 
 def random_labels(names: Sequence[str], seeds: Sequence[int]) -> list[int]:

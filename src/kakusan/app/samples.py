@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kakusan.app import sheet
+from kakusan.app import sheet, varying
 from kakusan.app.loaded import Sample, load
-from kakusan.app.sampler import Request
 from kakusan.domains.picture import read_recipe
 from kakusan.part import KakusanError
 
@@ -22,15 +21,18 @@ def save_samples(samples: Sequence[Sample], out: str | Path, film: bool = False,
         raise KakusanError("no samples to save")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [s.save(folder / f"seed-{s.seed:06d}.png", recipe) for s in samples]
+    paths = [s.save(folder / f"{s.name or f'seed-{s.seed:06d}'}.png", recipe) for s in samples]
     pictures = [s.shown for s in samples]
     if pictures[0].ndim == 3 and pictures[0].shape[2] in (1, 3, 4):
-        labels = [str(s.label) for s in samples] if samples[0].label is not None else None
+        captions = [s.caption for s in samples]
+        labels = captions if any(captions) else None
+        lines = len({s.name.partition("-seed-")[0] for s in samples})
+        columns = len(samples) // lines if lines > 1 and len(samples) > lines else None  # a row for each line of a file
         if film and samples[0].frames:
             count = min(len(s.frames) for s in samples)
-            grids = [sheet.checkerboard(sheet.grid([s.frames[i] for s in samples])) for i in range(count)]
+            grids = [sheet.checkerboard(sheet.grid([s.frames[i] for s in samples], columns)) for i in range(count)]
             paths.append(sheet.film(grids, folder / "film.webp"))
-        paths.append(sheet.save(sheet.grid(pictures, labels=labels), folder / "grid.png"))
+        paths.append(sheet.save(sheet.grid(pictures, columns, labels=labels), folder / "grid.png"))
     return paths
 
 
@@ -42,28 +44,19 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
     made = read_recipe(source)
     if not made:
         raise KakusanError(f"{source}: carries no recipe (it was written with --no-recipe, or not by kakusan)")
-    try:
-        where = model or made["file"]
-        loaded = load(where)
-        request = Request(
-            seeds=[int(made["seed"])],
-            cond={str(k): [v] for k, v in made["cond"].items()},
-            steps=int(made["steps"]),
-            guidance=float(made["guidance"]),
-            autoguidance=float(made.get("autoguidance", 1.0)),
-            eta=float(made["eta"]),
-            churn=float(made["churn"]),
-            grid=made["grid"],
-            solver=dict(made["solver"]),
-            size=tuple(made["size"]) if made.get("size") else None,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise KakusanError(f"{source}: its recipe is damaged ({error})") from error
-    if made["model"] != loaded.info_["hash"]:
+    where = model or made.get("file")
+    if not where:
+        raise KakusanError(f"{source}: its recipe names no model; name it with --model")
+    loaded = load(where)
+    if made.get("model") != loaded.info_["hash"]:
         raise KakusanError(
-            f"{source}: made by model {made['model'][:12]}, but {where} is {str(loaded.info_['hash'])[:12]}; "
+            f"{source}: made by model {str(made.get('model'))[:12]}, but {where} is {str(loaded.info_['hash'])[:12]}; "
             "put the model back, or name it with --model"
         )
+    try:
+        request = varying.recalled(loaded, made, source)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise KakusanError(f"{source}: its recipe is damaged ({error})") from error
     sample = loaded.draw(request)[0]
     target = Path(out) if out else source.with_name(f"{source.stem}-again{source.suffix}")
     if target.is_dir():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from kakusan.core.process import Process
+from kakusan.core.process import Process, cast
 from kakusan.part import KakusanError, Part
 
 __all__ = [
+    "Apart",
     "Autoguidance",
     "Branches",
     "Chain",
@@ -21,7 +23,10 @@ __all__ = [
     "Guide",
     "Interval",
     "Plain",
+    "Relaxed",
     "Several",
+    "Share",
+    "mixed",
     "pair",
 ]
 
@@ -35,17 +40,30 @@ class Branches(Protocol):
 
 
 class Guide(Part, abc.ABC):
-    """A rule that combines branch estimates of x0; the last branch is the one fully conditioned."""
+    """A rule that combines branch estimates of x0; the last branch is the one fully conditioned (but in ``Several``).
+
+    Guides store nothing and look at one noise time only, so every solver may call them as often as it likes.
+    """
 
     branches: int  # how many it needs
 
+    def needs(self, t: Tensor) -> tuple[int, ...]:
+        """The branches that count at noise time t: all, unless a guide says otherwise."""
+        return tuple(range(self.branches))
+
     @abc.abstractmethod
-    def combine(self, estimates: tuple[Tensor, ...]) -> Tensor:
-        """Estimates of x0, one a branch, to one."""
+    def combine(self, estimates: tuple[Tensor, ...], t: Tensor) -> Tensor:
+        """Estimates of x0 at t, one for each branch of ``needs(t)``, to one."""
 
     def __call__(self, branches: Branches) -> Denoise:
         """The guided denoiser."""
-        return lambda x, t, s: self.combine(branches(x, t, s))
+
+        def denoise(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            needed = self.needs(t)
+            whole = len(needed) == self.branches
+            return self.combine(branches(x, t, s) if whole else branches(x, t, s, needed), t)
+
+        return denoise
 
 
 class Plain(Guide):
@@ -54,7 +72,7 @@ class Plain(Guide):
     kind = "guide/plain"
     branches = 1
 
-    def combine(self, estimates: tuple[Tensor, ...]) -> Tensor:
+    def combine(self, estimates: tuple[Tensor, ...], t: Tensor) -> Tensor:
         return estimates[-1]
 
 
@@ -69,7 +87,7 @@ class ClassifierFree(Guide):
     def __init__(self, weight: float = 2.0) -> None:
         self.weight = float(weight)
 
-    def combine(self, estimates: tuple[Tensor, ...]) -> Tensor:
+    def combine(self, estimates: tuple[Tensor, ...], t: Tensor) -> Tensor:
         return torch.lerp(estimates[0], estimates[1], self.weight)
 
 
@@ -86,8 +104,11 @@ class Autoguidance(Guide):
         self.weight, self.guide = float(weight), guide or Plain()
         self.branches = 1 + self.guide.branches
 
-    def combine(self, estimates: tuple[Tensor, ...]) -> Tensor:
-        return self.guide.combine(estimates[1:]) + (self.weight - 1) * (estimates[-1] - estimates[0])
+    def needs(self, t: Tensor) -> tuple[int, ...]:
+        return 0, *(i + 1 for i in self.guide.needs(t))
+
+    def combine(self, estimates: tuple[Tensor, ...], t: Tensor) -> Tensor:
+        return self.guide.combine(estimates[1:], t) + (self.weight - 1) * (estimates[-1] - estimates[0])
 
 
 class Several(Guide):
@@ -101,10 +122,33 @@ class Several(Guide):
             raise KakusanError("weights=[]: need one weight a condition")
         self.weights, self.branches = [float(w) for w in weights], len(weights) + 1
 
-    def combine(self, estimates: tuple[Tensor, ...]) -> Tensor:
+    def combine(self, estimates: tuple[Tensor, ...], t: Tensor) -> Tensor:
         first, out = estimates[0], estimates[0]
         for w, estimate in zip(self.weights, estimates[1:], strict=True):
             out = out + w * (estimate - first)
+        return out
+
+
+class Apart(Guide):
+    """``D = D_c + sum_i (w_i - 1) (D_c - D_i)`` over branches (all but 1, all but 2, ..., c = all): each condition has
+    a weight of its own, against the others without it.
+
+    Weights of 1 give D_c itself, w_i = 0 leaves condition i out, and with one condition it is classifier-free guidance.
+    Equal to ``Several`` where conditions are independent given x_t (Liu et al. 2022, eq. 11); elsewhere what they say
+    together stays in.
+    """
+
+    kind = "guide/apart"
+
+    def __init__(self, weights: list[float]) -> None:
+        if not weights:
+            raise KakusanError("weights=[]: need one weight a condition")
+        self.weights, self.branches = [float(w) for w in weights], len(weights) + 1
+
+    def combine(self, estimates: tuple[Tensor, ...], t: Tensor) -> Tensor:
+        last = out = estimates[-1]
+        for w, without in zip(self.weights, estimates, strict=False):
+            out = out + (w - 1) * (last - without)
         return out
 
 
@@ -119,7 +163,7 @@ class Chain(Guide):
             raise KakusanError("weights=[]: need one weight a condition")
         self.weights, self.branches = [float(w) for w in weights], len(weights) + 1
 
-    def combine(self, estimates: tuple[Tensor, ...]) -> Tensor:
+    def combine(self, estimates: tuple[Tensor, ...], t: Tensor) -> Tensor:
         out = estimates[0]
         for w, before, after in zip(self.weights, estimates, estimates[1:], strict=False):
             out = out + w * (after - before)
@@ -139,18 +183,39 @@ class Interval(Guide):
         self.guide, self.process, self.low, self.high = guide, process, float(low), float(high)
         self.branches = guide.branches
 
-    def combine(self, estimates: tuple[Tensor, ...]) -> Tensor:
-        return self.guide.combine(estimates)
+    def needs(self, t: Tensor) -> tuple[int, ...]:
+        return self.guide.needs(t) if self._inside(t) else (self.branches - 1,)
 
-    def __call__(self, branches: Branches) -> Denoise:
-        def denoise(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            if t.ndim:
-                raise KakusanError("guide/interval takes one time for the whole batch")
-            if self.low < float(self.process.logsnr(t)) <= self.high:
-                return self.guide.combine(branches(x, t, s))
-            return branches(x, t, s, (self.branches - 1,))[0]
+    def combine(self, estimates: tuple[Tensor, ...], t: Tensor) -> Tensor:
+        return self.guide.combine(estimates, t) if self._inside(t) else estimates[-1]
 
-        return denoise
+    def _inside(self, t: Tensor) -> bool:
+        if t.ndim:
+            raise KakusanError("guide/interval takes one time for the whole batch")
+        return self.low < float(self.process.logsnr(t)) <= self.high
+
+
+class Relaxed(Guide):
+    """Another guide with every weight w drawn in to ``1 + r (w - 1)``, r a number of each sample's own:
+    ``D = D_c + r (G - D_c)``. r = 1 is that guide, r = 0 the conditioned estimate as it is.
+    """
+
+    kind = "guide/relaxed"
+
+    def __init__(self, guide: Guide, shares: list[float]) -> None:
+        if not shares:
+            raise KakusanError("shares=[]: need one number a sample, or one for all")
+        self.guide, self.shares, self.branches = guide, [float(r) for r in shares], guide.branches
+
+    def needs(self, t: Tensor) -> tuple[int, ...]:
+        return self.guide.needs(t)
+
+    def combine(self, estimates: tuple[Tensor, ...], t: Tensor) -> Tensor:
+        end = self.guide.combine(estimates, t)
+        if len(self.shares) not in (1, len(end)):
+            raise KakusanError(f"shares has {len(self.shares)} numbers for {len(end)} samples: need one each")
+        r = torch.tensor(self.shares, dtype=end.dtype, device=end.device).reshape(-1, *[1] * (end.ndim - 1))
+        return torch.lerp(estimates[-1], end, r)
 
 
 def pair(weak: Branches, strong: Branches) -> Branches:
@@ -163,3 +228,41 @@ def pair(weak: Branches, strong: Branches) -> Branches:
         return tuple(next(found) if i else weak(x, t, s)[-1] for i in which)
 
     return evaluate
+
+
+@dataclass(frozen=True)
+class Share:
+    """A branch's part in a mean: branch ``index`` counts ``weight`` where ``low < sigma/alpha <= high``; (B,) each."""
+
+    index: int
+    weight: Tensor
+    low: Tensor
+    high: Tensor
+
+
+def mixed(branches: Branches, means: Sequence[Sequence[Share]], process: Process) -> Branches:
+    """Branches that are weighted means of others, ``D_m = sum_j w_j D_j / sum_j w_j``, weights of each sample's own:
+    blends of conditions; and with spans of noise levels, a condition that gives way to another as the noise falls.
+
+    The mean of posterior means is that of a product of densities, each to the power of its weight (Liu et al. 2022,
+    eq. 9, with weights that sum to 1).
+    """
+
+    def evaluate(x: Tensor, t: Tensor, s: Tensor, which: tuple[int, ...] | None = None) -> tuple[Tensor, ...]:
+        chosen = [means[i] for i in (range(len(means)) if which is None else which)]
+        k = process.ratio(t).double()
+        weights = [{p.index: p.weight * ((p.low < k) & (k <= p.high)) for p in mean} for mean in chosen]
+        weights = [{i: w for i, w in mean.items() if bool((w != 0).any())} for mean in weights]
+        needed = tuple(sorted({i for mean in weights for i in mean}))
+        found = dict(zip(needed, branches(x, t, s, needed), strict=True))
+        return tuple(_mean([(w, found[i]) for i, w in mean.items()]) for mean in weights)
+
+    return evaluate
+
+
+def _mean(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Weights (B,) and estimates (B, C, *S) to their mean."""
+    if len(parts) == 1:
+        return parts[0][1]
+    total = torch.stack([w for w, _ in parts]).sum(0)
+    return torch.stack([cast(w / total, e) * e for w, e in parts]).sum(0)

@@ -65,7 +65,8 @@ class Model(Part, nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.domain = domain
-        self.encoders = nn.ModuleDict(dict(encoders or {}))
+        given = dict(encoders or {})  # files keep no order of names, and the ports are joined in this one
+        self.encoders = nn.ModuleDict({name: given[name] for name in sorted(given, key=_place)})
         self.defaults = dict(defaults or {})
         self.weak = weak
 
@@ -115,6 +116,11 @@ class Model(Part, nn.Module):
             return tuple(self.denoiser(repeated, time, joint[chosen]).chunk(count))
 
         return evaluate
+
+
+def _place(name: str) -> tuple[bool, str]:
+    """By name, augmentation last (as models were trained before an order was fixed)."""
+    return name == "augment", name
 
 
 def _encoders(model: Model) -> dict[str, Encoder]:

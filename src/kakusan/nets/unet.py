@@ -147,6 +147,7 @@ class UNet(Net):
         lift = [1] if dims == 1 else []
         self.steps = [*lift, *[unshuffle] * dims]
         self.halves = [*lift, *[2] * dims]
+        self.multiple = unshuffle * 2 ** (len(mults) - 1)  # sizes that are multiples need no padding at any level
         conv, cells = _Conv(dims, padding), unshuffle**dims
         sizes = [width * m for m in mults]
 

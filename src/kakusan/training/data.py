@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from kakusan.domains.augment import Affine
 from kakusan.domains.image import Image
 from kakusan.part import KakusanError
 from kakusan.training.cache import Cache, hash_of
+from kakusan.training.fields import Column
 from kakusan.training.source import Source, Texts
 
 __all__ = ["Batches", "Dataset"]
@@ -34,6 +35,7 @@ class Dataset:
     labels: np.ndarray | None = None  # (n,) int32, -1 = none
     classes: tuple[str, ...] = ()
     texts: Texts | None = None
+    fields: dict[str, Column] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: Source, cache: Cache) -> Dataset:
@@ -42,7 +44,8 @@ class Dataset:
         rows = np.asarray(cache.rows)
         labels = source.labels if whole or source.labels is None else source.labels[rows]
         texts = source.texts if whole or source.texts is None else source.texts.subset(rows)
-        return cls(cache.pixels, cache.hashes, None, labels, tuple(source.classes), texts)
+        fields = source.fields if whole else {n: column.subset(rows) for n, column in source.fields.items()}
+        return cls(cache.pixels, cache.hashes, None, labels, tuple(source.classes), texts, fields)
 
     @classmethod
     def arrays(cls, pixels: np.ndarray, labels: np.ndarray | None = None, classes: tuple[str, ...] = ()) -> Dataset:
@@ -63,7 +66,8 @@ class Dataset:
         index = at if self.index is None else self.index[at]
         labels = None if self.labels is None else self.labels[at]
         texts = None if self.texts is None else self.texts.subset(at)
-        return replace(self, index=np.asarray(index), labels=labels, texts=texts)
+        fields = {name: column.subset(at) for name, column in self.fields.items()}
+        return replace(self, index=np.asarray(index), labels=labels, texts=texts, fields=fields)
 
     def split(self, held_out: float = 0.05, seed: int = 0) -> tuple[Dataset, Dataset]:
         """(training, held out), by each picture's content and the seed: exact duplicates stay on one side.
@@ -196,7 +200,7 @@ class Batches:
     def _host(self, step: int) -> _Host:
         """What is prepared in the background: pixels and labels, and on a CPU the finished tensors."""
         rows = self.rows(step)
-        host = _Host(torch.from_numpy(_wide(self.dataset.rows(rows))), self._labels(rows))
+        host = _Host(torch.from_numpy(_wide(self.dataset.rows(rows))), self._labels(rows), self._fields(rows))
         if self.device.type == "cuda":
             host.pixels = host.pixels.pin_memory()
         if self.device.type == "cpu":
@@ -215,8 +219,15 @@ class Batches:
                 x0 = _flipped(x0, draws)
             labels = self._labels(rows)
             inputs: Inputs = {} if labels is None else {"label": {"index": labels.to(self.device)}}
+            inputs |= self._moved(self._fields(rows))
             self._references = block, Batch(x0.contiguous(), inputs=inputs)  # rows in one piece, to be multiplied by
         return self._references[1]
+
+    def _fields(self, rows: np.ndarray) -> Inputs:
+        return {name: column.inputs(rows) for name, column in self.dataset.fields.items()}
+
+    def _moved(self, inputs: Inputs) -> Inputs:
+        return {n: {k: v.to(self.device, non_blocking=True) for k, v in i.items()} for n, i in inputs.items()}
 
     def _labels(self, rows: np.ndarray) -> Tensor | None:
         if self.dataset.labels is None:
@@ -240,6 +251,7 @@ class Batches:
         inputs: Inputs = {}
         if host.labels is not None:
             inputs["label"] = {"index": host.labels.to(self.device, non_blocking=True)}
+        inputs |= self._moved(host.fields)
         if value is not None:
             inputs["augment"] = {"value": value.to(self.device, non_blocking=True)}
         return Batch(x0, inputs=inputs, stratum=self._stratum, reference=self._reference(step))
@@ -260,4 +272,5 @@ def _flipped(x0: Tensor, rng: Rng) -> Tensor:
 class _Host:
     pixels: Tensor  # (b, H, W, C) in the cache's dtype (16 bits as int32)
     labels: Tensor | None
+    fields: Inputs
     done: tuple[Tensor, Tensor | None] | None = None  # x0 and augmentation, made in the background on a CPU

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kakusan.part import KakusanError
+from kakusan.training.fields import Gather
 from kakusan.training.store import Names, find_hashes, short_hash
 
 __all__ = ["Metadata", "Texts", "sorted_classes"]
@@ -35,8 +36,8 @@ class Texts:
 class Metadata:
     """The lines of metadata files, matched with the pictures they name through 64-bit hashes."""
 
-    def __init__(self, table: np.ndarray, order: np.ndarray) -> None:
-        self.table, self.order = table, order
+    def __init__(self, table: np.ndarray, order: np.ndarray, fields: Gather | None = None) -> None:
+        self.table, self.order, self.fields = table, order, fields or Gather({})
         self.rows, self.text_at, self.label_at = array("q"), array("i"), array("i")
         self.texts, self.labels = Names(), dict[Any, int]()
         self.missing, self.first_missing = 0, ""
@@ -61,6 +62,7 @@ class Metadata:
 
     def _add(self, at: int, entry: dict[str, Any], where: str) -> None:
         self.rows.append(at)
+        self.fields.add(entry, where)
         text = next((entry[k] for k in ("text", "caption", "prompt") if entry.get(k) is not None), None)
         self.text_at.append(-1 if text is None else len(self.texts))
         if text is not None:

@@ -46,11 +46,13 @@ class Facts:
     domain: Spec
     classes: list[str] = field(default_factory=list)
     augment: int = 0  # numbers that say how a picture was augmented; 0 = not at all
+    fields: dict[str, Spec] = field(default_factory=dict)  # encoders of the data's numbers and tags, by name
 
     @property
     def vector(self) -> int:
         """Width of the network's vector port."""
-        return (LABEL if self.classes else 0) + (AUGMENT if self.augment else 0)
+        own = sum(int(spec["dim"]) for spec in self.fields.values())
+        return (LABEL if self.classes else 0) + own + (AUGMENT if self.augment else 0)
 
 
 LABEL, AUGMENT = 64, 32  # widths of the two vector conditions
@@ -96,6 +98,7 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
     encoders: dict[str, Spec] = {}
     if facts.classes:
         encoders["label"] = {"kind": "condition/label", "classes": facts.classes, "dim": LABEL}
+    encoders |= facts.fields
     if facts.augment:
         encoders["augment"] = {"kind": "condition/vector", "size": facts.augment, "dim": AUGMENT, "null": "zero"}
     return {
@@ -113,7 +116,7 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
             "solver": {"kind": "solver/dpm2m"},
             "grid": {"kind": "grid/karras", "k_min": 0.01, "k_max": 80.0},
             "steps": 20,
-            "guidance": GUIDANCE if facts.classes else 1.0,
+            "guidance": GUIDANCE if facts.classes or facts.fields else 1.0,
             "autoguidance": AUTOGUIDANCE,
             "eta": 0.0,
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from kakusan.domains.domain import Record
 from kakusan.domains.picture import PictureError, decode, require_finite
 from kakusan.part import KakusanError
+from kakusan.training import fields as columns
 from kakusan.training.arraysets import ArraySet, idx_files, open_idx, open_npy, open_npz
 from kakusan.training.folders import FolderStore
 from kakusan.training.metadata import Metadata, Texts, sorted_classes
@@ -38,6 +39,7 @@ class Source:
         self.labels: np.ndarray | None = None
         self.classes: list[str] = []
         self.texts: Texts | None = None
+        self.fields: dict[str, columns.Column] = {}  # numbers and tags of metadata, those that were asked for
         self.split: str | None = None
         self.splits: list[str] = []
         self.split_of: np.ndarray | None = None
@@ -109,27 +111,37 @@ class Source:
         }
 
 
-def open_source(path: str | Path, labels: str = "auto", split: str | None = None) -> Source:
+def open_source(
+    path: str | Path, labels: str = "auto", split: str | None = None, fields: str | Sequence[str] | None = None
+) -> Source:
     """The data set at a path: folder, zip, ``.npz``, ``.npy``, IDX files; ``DATA:SPLIT`` names a split.
 
     ``labels``: "folders" (each folder is a class), "metadata" (metadata.jsonl), "none", or "auto": metadata where
     it has labels, else folders where pictures lie in at least two of them and classes are few. ``split``: a name,
-    "all", or None for the training split.
+    "all", or None for the training split. ``fields``: numbers and lists of tags of metadata.jsonl to read too.
     """
+    wanted = columns.asked(fields)
+    source = _opened(path, labels, split, wanted)
+    if wanted and not source.fields:
+        raise KakusanError(f"data.fields={', '.join(wanted)}: {source.path} has no metadata.jsonl that could have them")
+    return source
+
+
+def _opened(path: str | Path, labels: str, split: str | None, fields: dict[str, str]) -> Source:
     if labels not in _LABELS:
         raise KakusanError(f"labels is {labels!r}; it is one of {', '.join(_LABELS)}")
     path, split = _located(str(path), split)
     if path.is_dir():
         if idx := idx_files(path):
             return _open_arrays(open_idx(path, idx, labels != "none", split))
-        return _open_files(FolderStore(path), labels, split)
+        return _open_files(FolderStore(path), labels, split, fields)
     name = path.name.lower()
     if name.endswith(".npz"):
         return _open_arrays(open_npz(path, labels != "none", split))
     if name.endswith(".npy"):
         return _open_arrays(open_npy(path))
     if zipfile.is_zipfile(path) or name.endswith(".zip"):
-        return _open_files(ZipStore(path), labels, split)
+        return _open_files(ZipStore(path), labels, split, fields)
     if "idx3" in name:
         return _open_arrays(open_idx(path, {"": path}, labels != "none", split))
     raise KakusanError(f"{path} is a single file of no known kind; give a folder, .zip, .npz, .npy or IDX file")
@@ -157,7 +169,7 @@ def _open_arrays(found: ArraySet) -> Source:
     return _finish(source, found.splits, found.split, found.split_of)
 
 
-def _open_files(store: FolderStore | ZipStore, labels: str, split: str | None) -> Source:
+def _open_files(store: FolderStore | ZipStore, labels: str, split: str | None, fields: dict[str, str]) -> Source:
     if not len(store):
         found = ", ".join(f"{n} {suffix}" for suffix, n in store.ignored.most_common(5))
         raise KakusanError(f"{store.path}: no pictures in it" + (f" (found: {found})" if found else "; it is empty"))
@@ -182,7 +194,7 @@ def _open_files(store: FolderStore | ZipStore, labels: str, split: str | None) -
         raise KakusanError(f"{store.path} has no split {split!r}: it has no train/ and test/ folders")
     source = Source(store, rows)
     if store.side:
-        source = _with_metadata(source, labels)
+        source = _with_metadata(source, labels, fields)
     if store.captions and source.texts is None:
         source.texts = _captions(source)
     if labels == "folders" or (labels == "auto" and source.labels is None):
@@ -222,11 +234,11 @@ def _label_folders(source: Source, names: list[str], asked: bool) -> None:
         )
 
 
-def _with_metadata(source: Source, labels: str) -> Source:
-    """Rows, labels and captions from ``metadata.jsonl`` files (the Hugging Face imagefolder convention)."""
+def _with_metadata(source: Source, labels: str, fields: dict[str, str]) -> Source:
+    """Rows, labels, fields and captions from ``metadata.jsonl`` files (the Hugging Face imagefolder convention)."""
     table = np.fromiter((short_hash(source.name(i)) for i in range(len(source))), np.uint64, len(source))
     order = np.argsort(table)
-    found = Metadata(table, order)
+    found = Metadata(table, order, columns.Gather(fields))
     for name in source.store.side:
         text = source.store.read_side(name)
         if text is not None:
@@ -243,6 +255,7 @@ def _with_metadata(source: Source, labels: str) -> Source:
         )
     if len(found.texts):
         kept.texts = Texts(found.texts, np.array(found.text_at, np.int32)[where])
+    kept.fields = found.fields.columns(where, f"{source.path}'s metadata.jsonl")
     values = np.array(found.label_at, np.int32)[where]
     if labels in ("auto", "metadata") and (values >= 0).any():
         kept.labels, kept.classes = sorted_classes(values, list(found.labels))

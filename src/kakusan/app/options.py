@@ -1,0 +1,45 @@
+"""Options whose words have a form of their own: NAME=VALUE, weights by condition, LOW,HIGH."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kakusan.part import KakusanError
+
+__all__ = ["conditions", "numbers", "weights"]
+
+
+def conditions(flag: str, items: Sequence[str] | None, text: str | None = None) -> dict[str, str] | None:
+    """NAME=VALUE of a repeated option; ``text`` is the prompt among them."""
+    found = {} if text is None else {"prompt": text}
+    for item in items or []:
+        name, sign, value = item.partition("=")
+        if not sign or not name:
+            raise KakusanError(f"{flag} {item!r}: write NAME=VALUE, as in {flag} label=cat")
+        if name in found:
+            raise KakusanError(f"{flag} {item!r}: {name} is given twice; mix values as in {flag} '{name}=a | b'")
+        found[name] = value
+    return found or None
+
+
+def weights(items: Sequence[str] | None) -> float | dict[str, float] | None:
+    """--guidance 3, or --guidance label=2 --guidance prompt=4."""
+    if not items:
+        return None
+    named = [item.rpartition("=") for item in items]
+    if len(items) > 1 and any(not name for name, _, _ in named):
+        raise KakusanError(f"--guidance {' and '.join(items)}: give one number for all, or NAME=WEIGHT for each")
+    if len({name for name, _, _ in named}) < len(named):
+        raise KakusanError(f"--guidance {' and '.join(items)}: a condition has one weight")
+    try:
+        if not named[0][0]:
+            return float(items[0])
+        return {name: float(value) for name, _, value in named}
+    except ValueError:
+        raise KakusanError(f"--guidance {' '.join(items)}: need a number, or NAME=NUMBER; 1 is none") from None
+
+
+def numbers(text: str | None) -> Any:
+    """LOW,HIGH as two numbers; what is none is left for the library to refuse."""
+    return None if text is None else text.split(",")
