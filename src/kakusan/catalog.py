@@ -67,6 +67,7 @@ CATALOG: dict[str, str] = {
     "gan/dc-generator": "kakusan.nets.dcgan:DCGenerator",
     "gan/dc-discriminator": "kakusan.nets.dcgan:DCDiscriminator",
     "condition/label": "kakusan.conditions.label:Label",
+    "condition/text": "kakusan.conditions.text:Text",
     "condition/vector": "kakusan.conditions.scalar:Vector",
     "domain/image": "kakusan.domains.image:Image",
     "augment/affine": "kakusan.domains.augment:Affine",

@@ -53,6 +53,7 @@ Json = Annotated[
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes the fastest there is.")]
 Labels = Annotated[str | None, Parameter(help="Where classes are read: auto, folders, none, ...; auto by default.")]
+Captions = Annotated[str | None, Parameter(help="auto, or none: leave captions beside pictures unread.")]
 Model = Annotated[str, Parameter(help="A run, a model file, or the name of a model that ships.")]
 
 
@@ -66,6 +67,7 @@ def train(
     out: Annotated[Path | None, Parameter(["--out", "-o"], help="The run's folder; never overwritten.")] = None,
     recipe: Annotated[Path | None, Parameter(help="A recipe file (TOML) to start from.")] = None,
     labels: Labels = None,
+    captions: Captions = None,
     fit: Annotated[
         Literal["crop", "pad", "stretch"] | None, Parameter(help="How other shapes are made to fit; crop by default.")
     ] = None,
@@ -94,7 +96,8 @@ def train(
     with Progress() as progress:
         done = facade.train(
             data, minutes=minutes, steps=steps, out=out, recipe=recipe, overrides=list(overrides), labels=labels,
-            fit=fit, flip=flip, size=size, seed=seed, device=device, start=start, progress=progress,
+            captions=captions, fit=fit, flip=flip, size=size, seed=seed, device=device, start=start,
+            progress=progress,
         )  # fmt: skip
         return _trained(done, progress)
 
@@ -134,6 +137,8 @@ def sample(
 
     with Progress() as progress, Stop() as stop:
         loaded = facade.load(model, device=device)
+        for words in loaded.remarks(prompt if prompt is not None else conds.get("prompt")):
+            progress.warn(words)
         progress.start(count, "sampling", "step")
         samples = loaded.sample(
             count, prompt=prompt, label=label, seed=seed, steps=steps, solver=solver, guidance=guidance,

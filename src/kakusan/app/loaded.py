@@ -19,9 +19,10 @@ from kakusan.core.sample import Step
 from kakusan.domains.domain import Domain, Record
 from kakusan.nets.layers import keep_memory
 from kakusan.part import KakusanError
+from kakusan.training.captions import PROMPT
 from kakusan.training.machine import flush_denormals
 
-__all__ = ["Loaded", "Sample", "load", "pick_device"]
+__all__ = ["Loaded", "Sample", "load", "pick_device", "titles"]
 
 Report = Callable[[int, int], None]  # (network steps done, of all)
 Asked = Callable[[], bool]  # whether to stop
@@ -53,6 +54,12 @@ class Sample:
         """The class it was asked to be, if any."""
         return self.recipe.get("cond", {}).get("label")
 
+    @property
+    def title(self) -> str:
+        """What it was asked to be, in words: class and prompt; empty where nothing was asked."""
+        cond = self.recipe.get("cond", {})
+        return ", ".join(str(cond[name]) for name in ("label", "prompt") if cond.get(name) is not None)
+
     def save(self, path: str | Path, recipe: bool = True) -> Path:
         """Write it losslessly, with its recipe inside unless ``recipe`` is False."""
         return self.domain.save(self.record, Path(path), self.recipe if recipe else None)
@@ -70,6 +77,12 @@ class Sample:
         out = io.BytesIO()
         picture.resize((picture.width * scale, picture.height * scale), Pil.Resampling.NEAREST).save(out, "PNG")
         return out.getvalue()
+
+
+def titles(samples: Sequence[Sample]) -> list[str] | None:
+    """What stands under samples: what each was asked to be; None where none was asked for anything."""
+    words = [sample.title for sample in samples]
+    return words if any(words) else None
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -150,10 +163,19 @@ class Loaded:
             if name not in self.model.encoders:
                 known = ", ".join(k for k in self.model.encoders if k != "augment") or "none: it is unconditional"
                 raise KakusanError(f"this model has no condition {name!r}; it has: {known}")
+        if PROMPT in self.model.encoders and not given and settings.get("guidance") is None:
+            settings["guidance"] = 1.0  # without a condition there is nothing to follow more strictly
         values = {k: list(v) if isinstance(v, (list, tuple)) else [v] * len(chosen) for k, v in given.items()}
-        if self.classes and "label" not in values:
+        if self.classes and "label" not in values and PROMPT not in values:
             values["label"] = list(sampler.random_labels(self.classes, chosen))
         return Request(seeds=chosen, cond=values, **settings)
+
+    def remarks(self, prompt: str | None) -> list[str]:
+        """What is worth telling about a prompt before it is drawn: words that the model does not know; or that without
+        one, a model that reads words draws unconditionally."""
+        if PROMPT not in self.model.encoders:
+            return []
+        return self.model.encoder(PROMPT).remarks(prompt)
 
     def sample(
         self,

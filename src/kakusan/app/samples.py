@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kakusan.app import sheet
-from kakusan.app.loaded import Sample, load
+from kakusan.app.loaded import Sample, load, titles
 from kakusan.app.sampler import Request
 from kakusan.domains.picture import read_recipe
 from kakusan.part import KakusanError
@@ -25,12 +25,11 @@ def save_samples(samples: Sequence[Sample], out: str | Path, film: bool = False,
     paths = [s.save(folder / f"seed-{s.seed:06d}.png", recipe) for s in samples]
     pictures = [s.shown for s in samples]
     if pictures[0].ndim == 3 and pictures[0].shape[2] in (1, 3, 4):
-        labels = [str(s.label) for s in samples] if samples[0].label is not None else None
         if film and samples[0].frames:
             count = min(len(s.frames) for s in samples)
             grids = [sheet.checkerboard(sheet.grid([s.frames[i] for s in samples])) for i in range(count)]
             paths.append(sheet.film(grids, folder / "film.webp"))
-        paths.append(sheet.save(sheet.grid(pictures, labels=labels), folder / "grid.png"))
+        paths.append(sheet.save(sheet.grid(pictures, labels=titles(samples)), folder / "grid.png"))
     return paths
 
 
