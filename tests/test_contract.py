@@ -29,6 +29,8 @@ EXAMPLES = {
     "training/adversarial": {"steps": 10},
     "condition/label": {"classes": ["cat", "dog"], "dim": 8},
     "condition/vector": {"size": 3, "dim": 8},
+    "condition/text-transformers": {"folder": "models/none", "width": 12, "tokens": 8, "heads": 2, "dim": 4},
+    "condition/text": {"vocabulary": "_ a b ab _a", "tokens": 8, "heads": 2, "dim": 4},
     "domain/image": {"size": [8, 8], "mode": "L"},
 }
 EXAMPLES["denoiser"] = {

@@ -68,6 +68,7 @@ CATALOG: dict[str, str] = {
     "gan/dc-discriminator": "kakusan.nets.dcgan:DCDiscriminator",
     "condition/label": "kakusan.conditions.label:Label",
     "condition/text": "kakusan.conditions.text:Text",
+    "condition/text-transformers": "kakusan.conditions.pretrained:PretrainedText",
     "condition/vector": "kakusan.conditions.scalar:Vector",
     "domain/image": "kakusan.domains.image:Image",
     "augment/affine": "kakusan.domains.augment:Affine",

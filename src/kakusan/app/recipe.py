@@ -111,8 +111,13 @@ def override(tree: Tree, assignments: Iterable[str]) -> Tree:
 
 
 def fit_ports(tree: Tree) -> Tree:
-    """The network's ports for vectors and tokens as wide as the conditions that enter through them."""
+    """The network's ports for vectors and tokens as wide as the conditions that enter through them; what a pretrained
+    encoder's folder decides is written down."""
     encoders = tree["model"].get("encoders", {})
+    for name, encoder in encoders.items():
+        settled = getattr(find(encoder["kind"], f"model.encoders.{name}"), "settled", None)
+        if settled is not None:
+            encoders[name] = settled(encoder)
     net = tree["model"]["denoiser"]["net"]
     accepted = find(net["kind"], "model.denoiser.net").signature().parameters
     if "vector" in accepted:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from kakusan.part import KakusanError
 
-__all__ = ["LEAST", "LONGEST", "MOST", "escape", "parse", "plain"]
+__all__ = ["LEAST", "LONGEST", "MOST", "escape", "parse", "plain", "prompt_parts"]
 
 LEAST, MOST = 0.0, 4.0  # of a weight
 LONGEST = 10_000  # characters of a prompt
@@ -37,6 +38,15 @@ def parse(prompt: str) -> list[tuple[str, float]]:
         words = ""
     found.append((_literal(words + prompt[at:], prompt), 1.0))
     return [(text.strip(), weight) for text, weight in found if text.strip()]
+
+
+def prompt_parts(value: Any) -> list[tuple[str, float]]:
+    """What a user gave as a prompt, in stretches with a weight each; None is nothing."""
+    if value is None:
+        return []
+    if not isinstance(value, str):
+        raise KakusanError(f"prompt {value!r}: give words, as 'a red apple'")
+    return parse(value)
 
 
 def plain(prompt: str) -> str:

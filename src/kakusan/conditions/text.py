@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kakusan.conditions.prompt import parse
+from kakusan.conditions.prompt import prompt_parts
 from kakusan.conditions.reader import Reader
 from kakusan.conditions.words import PADDING, Vocabulary, split
 from kakusan.core.batch import Cond
 from kakusan.core.model import Encoder
 from kakusan.part import KakusanError
 
-__all__ = ["Text", "prompt_parts"]
+__all__ = ["Text"]
 
 NUMBERS = torch.int16  # of pieces: what captions are kept in
 
@@ -103,15 +103,6 @@ class Text(Encoder):
         mask = pieces != PADDING
         weight = inputs.get("weight", mask.float())
         return self.reader(self.table(pieces), mask, weight, keep)
-
-
-def prompt_parts(value: Any) -> list[tuple[str, float]]:
-    """What a user gave as a prompt, in stretches with a weight each; None is nothing."""
-    if value is None:
-        return []
-    if not isinstance(value, str):
-        raise KakusanError(f"prompt {value!r}: give words, as 'a red apple'")
-    return parse(value)
 
 
 def _padded(rows: list[list[tuple[int, float]]]) -> dict[str, Tensor]:
