@@ -50,7 +50,6 @@ class PretrainedText(Encoder):
         self.folder, self.width, self.digest, self.length = folder, width, digest, length
         self.bring = nn.Linear(width, tokens)
         self.reader = Reader(tokens, depth, heads, length, dim)
-        self._frozen: list[Any] = []  # tokenizer and encoder; in a list, so that they are no submodule
 
     def hidden(self) -> set[str]:
         """Names of the hidden matrices: what Muon trains; the rest is AdamW's."""
@@ -133,12 +132,11 @@ class PretrainedText(Encoder):
         """A text in the encoder's own pieces, with its marks of beginning and end."""
         return self._loaded()[0](text, return_offsets_mapping=True, verbose=False)
 
-    def _loaded(self) -> list[Any]:
-        if not self._frozen:
-            if self.digest and folder_hash(self.folder) != self.digest:
-                raise KakusanError(f"{self.folder}: is not the text encoder that this model was trained with")
-            self._frozen += _load(self.folder)
-        return self._frozen
+    def _loaded(self) -> tuple[Any, Any]:
+        """Tokenizer and frozen encoder: not this part's own, so that copies of a model share them."""
+        if self.digest and folder_hash(self.folder) != self.digest:
+            raise KakusanError(f"{self.folder}: is not the text encoder that this model was trained with")
+        return _load(self.folder)
 
 
 def _inputs(ids: list[int], states: Tensor, weights: list[float]) -> dict[str, Tensor]:
@@ -149,7 +147,8 @@ def _inputs(ids: list[int], states: Tensor, weights: list[float]) -> dict[str, T
     }
 
 
-def _load(folder: str) -> list[Any]:
+@cache
+def _load(folder: str) -> tuple[Any, Any]:
     """Tokenizer and encoder; nothing outside the folder is asked."""
     try:
         from transformers import AutoModelForTextEncoding, AutoTokenizer
@@ -165,7 +164,7 @@ def _load(folder: str) -> list[Any]:
         raise KakusanError(f"{folder}: no text encoder can be read from it ({reason})") from error
     if not tokenizer.is_fast:
         raise KakusanError(f"{folder}: needs a tokenizer.json (a fast tokenizer)")
-    return [tokenizer, encoder.float().eval().requires_grad_(False)]
+    return tokenizer, encoder.float().eval().requires_grad_(False)
 
 
 def _folder(folder: str) -> Path:
