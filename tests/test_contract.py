@@ -35,6 +35,8 @@ EXAMPLES = {
     "condition/vector": {"size": 3, "dim": 8},
     "condition/scalar": {"name": "thickness", "unit": "mm", "mean": 1.0, "std": 2.0, "log": True, "dim": 8},
     "condition/tags": {"names": ["red", "round"], "dim": 8},
+    "condition/text-transformers": {"folder": "models/none", "width": 12, "tokens": 8, "heads": 2, "dim": 4},
+    "condition/text": {"vocabulary": "_ a b ab _a", "tokens": 8, "heads": 2, "dim": 4},
     "domain/image": {"size": [8, 8], "mode": "L"},
 }
 EXAMPLES["denoiser"] = {

@@ -73,6 +73,8 @@ CATALOG: dict[str, str] = {
     "gan/dc-generator": "kakusan.nets.dcgan:DCGenerator",
     "gan/dc-discriminator": "kakusan.nets.dcgan:DCDiscriminator",
     "condition/label": "kakusan.conditions.label:Label",
+    "condition/text": "kakusan.conditions.text:Text",
+    "condition/text-transformers": "kakusan.conditions.pretrained:PretrainedText",
     "condition/vector": "kakusan.conditions.scalar:Vector",
     "condition/scalar": "kakusan.conditions.scalar:Scalar",
     "condition/tags": "kakusan.conditions.tags:Tags",

@@ -10,9 +10,10 @@ from kakusan.core.batch import Cond
 from kakusan.core.denoiser import Denoiser, Net
 from kakusan.core.guide import Autoguidance, Chain, ClassifierFree, Interval, Plain, Several, pair
 from kakusan.core.model import Encoder, Model
-from kakusan.core.param import V
-from kakusan.core.process import VP
+from kakusan.core.param import Karras, V
+from kakusan.core.process import VE, VP
 from kakusan.core.space import Flat
+from kakusan.nets.unet import UNet
 from kakusan.part import KakusanError
 
 PROCESS = VP("cosine")
@@ -208,3 +209,25 @@ def test_merge_concatenates_ports_in_order():
     halved = both.map(lambda v: v[:1])
     assert len(halved.vector) == len(halved.mask) == 1
     assert Cond.merge([]) == Cond()
+
+
+def test_branches_of_different_length_are_what_each_alone_would_be():
+    """Prompts of other lengths, one of them without a mask: padding is masked and changes nothing."""
+    torch.manual_seed(0)
+    net = UNet(1, width=8, mults=[1, 1], blocks=1, attention=[1], tokens=6)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(0.2 * torch.randn_like(p))
+    model = Model(Denoiser(net, VE(), Karras(0.5), Flat()))
+    real = torch.tensor([[True, True, False, False], [True, True, True, True]])
+    conds = [
+        Cond(tokens=torch.randn(2, 1, 6)),
+        Cond(tokens=torch.randn(2, 4, 6), tokens_mask=real),
+        Cond(tokens=torch.randn(2, 3, 6), tokens_mask=torch.ones(2, 3, dtype=torch.bool)),
+    ]
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor(0.5, dtype=torch.float64)
+    joint = model.branches(conds)(x, t, t)
+    for cond, found in zip(conds, joint, strict=True):
+        (alone,) = model.branches([cond])(x, t, t)
+        assert torch.allclose(found, alone, atol=1e-5)
+    assert not torch.allclose(joint[0], joint[1], atol=1e-3)

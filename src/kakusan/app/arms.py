@@ -163,7 +163,7 @@ def train_arm(
     elif whole.recipe.is_file():
         interrupted = facade.resume(run, progress=shown).interrupted
     else:
-        settings = {k: project.settings[k] for k in ("labels", "fit", "flip", "size")}
+        settings = {k: project.settings[k] for k in ("labels", "captions", "fit", "flip", "size")}
         trained = facade.train(
             data, minutes=minutes, steps=steps, out=run, recipe=network if network.is_file() else None,
             overrides=[*(o for o in overrides if not o.startswith("gan.")), *arm.overrides], seed=seed, device=device,

@@ -12,6 +12,7 @@ from kakusan.app.sampler import Request
 from kakusan.core.model import Model
 from kakusan.core.rng import mix
 from kakusan.part import KakusanError
+from kakusan.training.captions import PROMPT
 
 __all__ = ["MOST", "ask", "per_line"]
 
@@ -50,7 +51,7 @@ def ask(
     given = {n: _each(n, v, len(chosen)) for n, v in cond.items()}
     against = {n: _each(n, v, len(chosen)) for n, v in negative.items()}
     _expand(model, given, against, chosen, wildcards)
-    if "label" in model.encoders and "label" not in {*given, *against}:
+    if "label" in model.encoders and not {"label", PROMPT} & {*given, *against}:
         given["label"] = list(sampler.random_labels(model.encoder("label").names, chosen))
     options = dict(settings or {})
     size = options.get("size")

@@ -36,6 +36,14 @@ def advice(result: dict[str, Any]) -> list[str]:
         lines.append(f"{result['transparent']:,} of {result['readable']:,} pictures are transparent; all train as RGBA")
     if result["readable"] < 5000:
         lines.append("fewer than 5,000 pictures: augmentation and a held-out part are used by default")
+    for key, words in (
+        ("uncaptioned", "pictures have no caption: they teach what is drawn without a prompt"),
+        ("astray", "captions belong to no picture"),
+    ):
+        if result[key]["count"]:
+            first = result[key]["first"]
+            more = ", ..." if result[key]["count"] > len(first) else ""
+            lines.append(f"{result[key]['count']:,} {words}: {', '.join(first)}{more}")
     classes = result["classes"]
     if classes and min(classes.values()) * 20 < max(classes.values()):
         rare = min(classes, key=lambda name: classes[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,10 +14,12 @@ from kakusan.app.doctor import memory_peak
 from kakusan.app.loaded import Loaded, Sample
 from kakusan.app.project import Project
 from kakusan.app.rundir import RunDir
+from kakusan.app.sampled import titles
 from kakusan.app.sampler import Request
 from kakusan.app.show import Progress
 from kakusan.checkpoint import save_model
 from kakusan.core.model import Model
+from kakusan.training.captions import PROMPT
 from kakusan.training.hooks import Hooks
 from kakusan.training.machine import wait
 
@@ -99,26 +101,30 @@ class Chronicle(Hooks):
         if self.snapshots:
             save_model(self.run.path / "snapshots" / f"step-{step:06d}.safetensors", model, {"step": step})
         loaded = Loaded(model, {})
-        samples = loaded.draw(preview_request(loaded, self.budget.preview, PREVIEW_STEPS, 0.0), stop=self.stop)
+        request = preview_request(loaded, self.project, self.budget.preview, PREVIEW_STEPS, 0.0)
+        samples = loaded.draw(request, stop=self.stop)
         if self.stop():
             return  # the loop asks for this preview again on resume
         self.run.samples.mkdir(exist_ok=True)
-        grid = sheet.grid([s.shown for s in samples], columns=8)
+        words = titles(samples) if PROMPT in model.encoders else None
+        grid = sheet.grid([s.shown for s in samples], columns=8, labels=words)
         sheet.save(grid, self.run.samples / f"step-{step:06d}.png")
 
 
-def preview_request(loaded: Loaded, count: int, steps: int | None = None, eta: float | None = None) -> Request:
-    """Fixed seeds, classes in turn."""
-    cond: dict[str, list[Any]] = {}
-    if loaded.classes:
-        cond["label"] = [i % len(loaded.classes) for i in range(count)]
+def preview_request(
+    loaded: Loaded, project: Project, count: int, steps: int | None = None, eta: float | None = None
+) -> Request:
+    """Fixed seeds; captions of pictures kept aside as prompts, or classes in turn."""
+    cond = {name: values for name, values in project.asked(count).items() if name in loaded.model.encoders}
     return Request(seeds=list(range(count)), cond=cond, steps=steps, eta=eta)
 
 
-def final_samples(loaded: Loaded, count: int, stop: Callable[[], bool]) -> list[Sample]:
+def final_samples(loaded: Loaded, project: Project, count: int, stop: Callable[[], bool]) -> list[Sample]:
     """The samples at the end of a run, the first of them with its reverse process; none when asked to stop."""
-    filmed = loaded.draw(preview_request(loaded, 1), film=True, stop=stop)
-    samples = loaded.draw(preview_request(loaded, count), stop=stop)
+    request = preview_request(loaded, project, count)
+    first = replace(request, seeds=request.seeds[:1], cond={name: v[:1] for name, v in request.cond.items()})
+    filmed = loaded.draw(first, film=True, stop=stop)
+    samples = loaded.draw(request, stop=stop)
     if stop():
         return []
     samples[0].frames = filmed[0].frames

@@ -54,6 +54,7 @@ Json = Annotated[
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes the fastest there is.")]
 Labels = Annotated[str | None, Parameter(help="Where classes are read: auto, folders, none, ...; auto by default.")]
+Captions = Annotated[str | None, Parameter(help="auto, or none: leave captions beside pictures unread.")]
 Model = Annotated[str, Parameter(help="A run, a model file, or the name of a model that ships.")]
 Guidance = Annotated[
     list[str] | None, Parameter(help="How strictly to follow conditions, 1 is none; or NAME=WEIGHT, may be repeated.")
@@ -70,6 +71,7 @@ def train(
     out: Annotated[Path | None, Parameter(["--out", "-o"], help="The run's folder; never overwritten.")] = None,
     recipe: Annotated[Path | None, Parameter(help="A recipe file (TOML) to start from.")] = None,
     labels: Labels = None,
+    captions: Captions = None,
     fit: Annotated[
         Literal["crop", "pad", "stretch"] | None, Parameter(help="How other shapes are made to fit; crop by default.")
     ] = None,
@@ -98,7 +100,8 @@ def train(
     with Progress() as progress:
         done = facade.train(
             data, minutes=minutes, steps=steps, out=out, recipe=recipe, overrides=list(overrides), labels=labels,
-            fit=fit, flip=flip, size=size, seed=seed, device=device, start=start, progress=progress,
+            captions=captions, fit=fit, flip=flip, size=size, seed=seed, device=device, start=start,
+            progress=progress,
         )  # fmt: skip
         return _trained(done, progress)
 
@@ -159,6 +162,8 @@ def sample(
         loaded = facade.load(model, device=device)
         progress.start(count or 1, "sampling", "step")
         request = loaded.request(count, **asked)
+        for words in loaded.remarks(request):
+            progress.warn(words)
         samples = loaded.draw(request, film, batch, progress.update, stop)
         progress.stop()
         made, total = len(samples), len(request.seeds)

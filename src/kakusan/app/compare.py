@@ -90,7 +90,7 @@ def compare(
         "features": getattr(features, "__name__", type(features).__name__) if callable(features) else str(features),
     }  # fmt: skip
     with progress or Progress() as shown, Stop() as stop:
-        project = open_project(wanted, shown)
+        project = open_project(wanted | {"captions": "none"}, shown)  # the GANs read none
         judgeable(project, "compare")
         trainings.check(project, chosen, overrides)
         extract = extractor_of(features, project.domain.packed)

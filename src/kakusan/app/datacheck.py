@@ -69,6 +69,8 @@ def check(
         "animated": scan.animated,
         "classes": data.classes(),
         "captions": data.sources[0].describe()["captions"],
+        "uncaptioned": _named(*data.sources[0].uncaptioned()),
+        "astray": _named(*data.sources[0].astray),
         "ignored": dict(data.sources[0].store.ignored),
         "faults": {kind: scan.faults.get(kind, 0) for kind in _FAULTS},
         "faulty": scan.faulty[:limit],
@@ -282,6 +284,10 @@ def _listed(data: _Data, found: list[list[int]], limit: int) -> dict[str, Any]:
     """Groups as names: how many groups, how many pictures beyond the first of each, and examples."""
     names = [[data.name(i) for i in group[:20]] for group in found[:limit]]
     return {"groups": len(found), "extra": sum(len(g) - 1 for g in found), "examples": names}
+
+
+def _named(count: int, first: list[str]) -> dict[str, Any]:
+    return {"count": count, "first": first}
 
 
 def _leaks(data: _Data, exact: list[list[int]], near: list[list[int]], limit: int) -> dict[str, Any] | None:

@@ -65,7 +65,7 @@ def lengths(file: Path, project: Project, say: Callable[[str], None], stop: Call
     for width, tensors in states.items():
         if tensors.keys() != own.keys():
             raise KakusanError(f"--choose-ema {file}: the run's average {width} is of another network than this file's")
-    held = project.held_out(BATCH, training.seed)
+    held = project.held_out(BATCH, training.seed, captions=project.captions(model))
     assert held is not None
     bare = copy.deepcopy(model)
     bare.weak = None

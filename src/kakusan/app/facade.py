@@ -21,6 +21,7 @@ from kakusan.app.chronicle import Budget, Chronicle
 from kakusan.app.loaded import Loaded, Sample, load, pick_device
 from kakusan.app.project import Project, open_project
 from kakusan.app.rundir import RunDir
+from kakusan.app.sampled import titles
 from kakusan.app.samples import reproduce, save_samples
 from kakusan.app.show import Progress, size
 from kakusan.catalog import build
@@ -31,6 +32,7 @@ from kakusan.evaluation.memorisation import Copying, copies
 from kakusan.files import write_json
 from kakusan.part import KakusanError
 from kakusan.training import loop, plan
+from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.hooks import Result
 from kakusan.training.ranks import Ranks, join
 from kakusan.training.schedule import CLOCKS, readings
@@ -72,6 +74,7 @@ def train(
     recipe: str | Path | None = None,
     overrides: Sequence[str] = (),
     labels: str | None = None,
+    captions: str | None = None,
     fit: str | None = None,
     flip: bool | None = None,
     size: int | None = None,
@@ -83,15 +86,16 @@ def train(
 ) -> Trained:
     """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if there are no ``steps`` either).
 
-    ``recipe`` (a TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another
-    model's weights; ``snapshots`` keeps the averaged model of every preview point. In each of several processes
-    (torchrun, Ray Train) it does that process's part.
+    Pictures with captions give a model that draws from words; ``captions="none"`` leaves them unread. ``recipe`` (a
+    TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another model's weights;
+    ``snapshots`` keeps the averaged model of every preview point. In each of several processes (torchrun, Ray Train)
+    it does that process's part.
     """
     begun = readings()
     with join() as ranks, progress or Progress() as given_progress:
         shown = _shown(given_progress, ranks)
         chosen = pick_device(ranks.device(device))
-        given = {"labels": labels, "fit": fit, "flip": flip, "size": size}
+        given = {"labels": labels, "captions": captions, "fit": fit, "flip": flip, "size": size}
         written = _written(recipe, overrides)
         settings = written.get("data", {}) | {k: v for k, v in given.items() if v is not None} | {"path": str(data)}
         run = RunDir(Path(ranks.lead(lambda: str(rundir.fresh(out, data).path))))
@@ -177,7 +181,7 @@ def _planned(
     shown.note(f"timing networks on {device} ...")
     made = plan.make(
         project.facts,
-        lambda n: project.sample_batch(n // ranks.world, device),
+        lambda n, model: project.sample_batch(n // ranks.world, device, model),
         minutes=10.0,
         steps=None,
         seed=0,
@@ -210,18 +214,22 @@ def _continued(project: Project, start: str | Path) -> Tree:
             f"--from {start}: that model has {channels} channels, "
             f"the data {project.domain.channels} ({project.domain.mode})"
         )
-    net = {k: v for k, v in spec["denoiser"]["net"].items() if k != "vector"}
-    net["vector"] = project.facts.vector
-    return {"model": {"denoiser": {**spec["denoiser"], "net": net}}}
+    net = {**spec["denoiser"]["net"], "vector": project.facts.vector}
+    model: Tree = {"denoiser": {**spec["denoiser"], "net": net}}
+    if project.facts.vocabulary and PROMPT in spec["encoders"]:
+        model["encoders"] = {PROMPT: spec["encoders"][PROMPT]}  # its words keep their numbers
+    return {"model": model}
 
 
 def _show_plan(project: Project, tree: Tree, made: plan.Plan, shown: Progress) -> None:
     f, net = made.figures, tree["model"]["denoiser"]["net"]
     limit = tree["training"].get("minutes")
+    captions = 0 if project.train.texts is None else len(project.train.texts.captioned())
     rows = {
         "data": f"{len(project.train):,} pictures, "
         + f"{project.domain.width} x {project.domain.height} {project.domain.mode}"
         + (f", {len(project.facts.classes)} classes" if project.facts.classes else "")
+        + (f", {captions:,} with captions" if captions else "")
         + (f"; {len(project.held):,} held out" if project.held is not None else ""),
         "network": f"{net['kind'].split('/')[1]}, {f['parameters'] / 1e6:.2f}M parameters",
         "training": f"batch {tree['training']['batch']}, {tree['training']['optim']['kind'].split('/')[1]}"
@@ -281,7 +289,7 @@ def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trai
         number += 1
     out = folder.path.with_name(f"{folder.path.name}-{number}")
     shown.note(f"{folder.path} is finished and stays as it is; {out} goes on from its weights")
-    data = {k: tree["data"].get(k) for k in ("labels", "fit", "flip", "size")}
+    data = {k: tree["data"].get(k) for k in ("labels", "captions", "fit", "flip", "size")}
     return train(tree["data"]["path"], minutes=minutes, out=out, start=folder.path, progress=shown, **data)
 
 
@@ -316,7 +324,12 @@ def _go(
     begins = not (run.path / "state").exists()  # else the state has what became of the weights it began from
     if start is not None and ranks.first and begins:
         _take_weights(model, start, shown)
-    batches = project.batches(training.batch, training.seed, device, ranks.rank, ranks.world, training.reference)
+    captions = project.captions(model)
+    if captions is not None:
+        _read(captions, shown)
+    batches = project.batches(
+        training.batch, training.seed, device, ranks.rank, ranks.world, training.reference, captions
+    )
     budget = Budget.of(model.to(device), project, training.minutes) if ranks.first else Budget(0, 0, 0.0)
     with Stop() as stop:
         hooks = Chronicle(run, project, shown, budget, stop, snapshots)
@@ -328,7 +341,7 @@ def _go(
                 run.path,
                 device,
                 hooks,
-                held_out=project.held_out(training.batch, training.seed, ranks.rank, ranks.world),
+                held_out=project.held_out(training.batch, training.seed, ranks.rank, ranks.world, captions),
                 stop=stop,
                 resume=again,
                 spent=CLOCKS[training.clock]() - begun[training.clock] if not again else 0.0,
@@ -347,6 +360,17 @@ def _go(
             done = Trained(run.path, run.model, run.report, False, first=False)
         ranks.wait()
         return done
+
+
+def _read(captions: Captions, shown: Progress) -> None:
+    """All captions prepared before the first step, and how many are cut."""
+    total = len(captions.names)
+    if total > 2000:
+        shown.start(total, "reading captions", "caption")
+    cut = captions.prepare(lambda done, of: shown.update(done, of) if done % 256 == 0 else None)
+    shown.stop()
+    if cut:
+        shown.warn(f"{cut:,} of {total:,} captions are longer than the model reads: their ends are left out")
 
 
 def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:
@@ -382,11 +406,10 @@ def _finish(
     save_model(run.model, result.model, info)
     shown.note("drawing samples, checking them, writing the report ...")
     loaded = load(run.model, str(next(result.model.parameters()).device))
-    samples = chronicle.final_samples(loaded, hooks.budget.final, stop)
+    samples = chronicle.final_samples(loaded, project, hooks.budget.final, stop)
     if stop():
         return _unreported(run, shown)
-    labels = [str(s.label) for s in samples] if loaded.classes else None
-    sheet.save(sheet.grid([s.shown for s in samples], columns=8, labels=labels), run.path / "grid.png")
+    sheet.save(sheet.grid([s.shown for s in samples], columns=8, labels=titles(samples)), run.path / "grid.png")
     raw = torch.stack([s.raw for s in samples if s.raw is not None])
     context = {"run": run.path, "minutes": summary["minutes"], "epochs": summary["epochs"]}
     findings = diagnose(raw, reference, context)

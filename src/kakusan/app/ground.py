@@ -18,6 +18,7 @@ from kakusan.evaluation.features import Extractor, features_cached, from_functio
 from kakusan.evaluation.stamp import Stamp
 from kakusan.part import KakusanError
 from kakusan.training.cache import cache_root
+from kakusan.training.captions import PROMPT
 from kakusan.training.stop import Stop
 
 __all__ = ["Ground", "Task", "asked_classes", "drawn", "ground_of"]
@@ -72,6 +73,8 @@ def ground_of(file: Path, task: Task, shown: Progress) -> Ground:
         known = classifier_of(project, shown)
     elif loaded.classes:
         shown.note("the pictures have no labels: no figures by class")
+    if PROMPT in loaded.model.encoders:
+        shown.note(f"{file}: reads words; it is judged by samples drawn without a prompt")
     extract = _extractor(task, project, known, shown)
     found = features_cached(extract, real.pictures, cache_root() / "features")
     stamp = Stamp.of(

@@ -19,6 +19,7 @@ from kakusan.core.sample import Step
 from kakusan.domains.domain import Domain, Record
 from kakusan.nets.layers import keep_memory
 from kakusan.part import KakusanError
+from kakusan.training.captions import PROMPT
 from kakusan.training.machine import flush_denormals
 
 __all__ = ["Loaded", "Sample", "load", "pick_device"]
@@ -105,6 +106,16 @@ class Loaded:
         given |= {} if label is None else {"label": label}
         given |= {} if prompt is None else {"prompt": prompt}
         return asking.ask(self.model, n, seed, given, negative or {}, seeds, wildcards, settings)
+
+    def remarks(self, request: Request) -> list[str]:
+        """What is worth telling of a request's prompts before they are drawn: words that the model does not know; or
+        that without a prompt, a model that reads words draws unconditionally."""
+        if PROMPT not in self.model.encoders:
+            return []
+        given = [*request.cond.get(PROMPT, [None]), *request.negative.get(PROMPT, [])]
+        values = [t.value for v in given for t in (v.terms if isinstance(v, prompts.Mix) else (prompts.Term(v),))]
+        encoder = self.model.encoder(PROMPT)
+        return list(dict.fromkeys(words for value in dict.fromkeys(values) for words in encoder.remarks(value)))
 
     def sample(
         self,

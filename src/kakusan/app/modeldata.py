@@ -12,6 +12,7 @@ from kakusan.app.reference import judgeable
 from kakusan.app.show import Progress
 from kakusan.domains.image import Image
 from kakusan.part import KakusanError
+from kakusan.training.captions import PROMPT
 from kakusan.training.source import open_source
 
 __all__ = ["opened", "same", "trained_on"]
@@ -48,6 +49,7 @@ def opened(loaded: Loaded, data: str, labels: str, shown: Progress) -> tuple[Pro
         words = f"data: {domain.how} to {domain.width} x {domain.height}; "
         shown.note(f"{data}: pictures of other sizes are brought to the model's ({words.strip(' ;')})")
     settings = {"path": data, "labels": labels if loaded.classes or labels != "auto" else "none", "fit": domain.how}
+    settings["captions"] = "auto" if PROMPT in loaded.model.encoders else "none"
     project = open_project(settings, shown, domain.spec())
     judgeable(project, "evaluate")
     return project, words

@@ -46,7 +46,7 @@ def printed(work: Callable[[Any], None]) -> str:
 
 
 def flat(tree: dict[str, Any], head: str = "") -> list[tuple[str, str]]:
-    """A tree as rows: denoiser.net.width, 64; long lists are shortened."""
+    """A tree as rows: denoiser.net.width, 64; long lists and texts are shortened."""
     rows: list[tuple[str, str]] = []
     for name, value in tree.items():
         if isinstance(value, dict) and value:
@@ -55,9 +55,14 @@ def flat(tree: dict[str, Any], head: str = "") -> list[tuple[str, str]]:
             shown = ", ".join(str(v) for v in value[:10])
             rows.append((f"{head}{name}", shown + (f", ... ({len(value)})" if len(value) > 10 else "")))
         else:
-            words = f"{value:.6g}" if isinstance(value, float) else str(value)
+            words = f"{value:.6g}" if isinstance(value, float) else _cut(str(value))
             rows.append((f"{head}{name}", "–" if value in (None, "", {}) else words))
     return rows
+
+
+def _cut(words: str) -> str:
+    """The beginning of a long text, as a vocabulary is."""
+    return words if len(words) <= 200 else f"{words[:160]} ... ({len(words):,} characters)"
 
 
 def table(rows: list[tuple[str, str]]) -> str:

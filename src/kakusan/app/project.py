@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,15 @@ import torch
 
 from kakusan.app.show import Progress
 from kakusan.catalog import build
+from kakusan.conditions.prompt import escape
+from kakusan.conditions.words import learn
 from kakusan.core.batch import Batch
+from kakusan.core.model import Model
 from kakusan.domains.augment import Affine
 from kakusan.domains.image import Image
 from kakusan.part import KakusanError
 from kakusan.training.cache import Cache, build_cache
+from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.data import Batches, Dataset
 from kakusan.training.feed import on_device
 from kakusan.training.plan import Facts
@@ -25,10 +30,12 @@ __all__ = ["DATA", "SMALL", "Project", "open_project"]
 
 SMALL = 5000  # pictures; below this they are augmented
 HELD = 1024  # pictures kept aside, at most
+READ = 100_000  # pictures whose captions the vocabulary is learnt from, at most
 DATA: dict[str, Any] = {  # the [data] section of a recipe and its defaults
     "path": "",
     "labels": "auto",
     "fields": None,
+    "captions": "auto",
     "fit": "crop",
     "flip": False,
     "size": None,
@@ -49,7 +56,7 @@ class Project:
     held: Dataset | None
     augment: Affine | None
 
-    @property
+    @cached_property
     def facts(self) -> Facts:
         return Facts(
             count=len(self.train),
@@ -59,7 +66,37 @@ class Project:
             classes=list(self.train.classes) if self.train.labels is not None else [],
             augment=Affine.parameters if self.augment else 0,
             fields={name: column.spec() for name, column in self.train.fields.items()},
+            vocabulary=self._vocabulary(),
         )
+
+    def _vocabulary(self) -> str:
+        """Of the captions trained on; of so many of them, where they are more."""
+        texts = self.train.texts
+        if texts is None:
+            return ""
+        captioned = texts.captioned()
+        chosen = captioned[_spread(len(captioned), READ)] if len(captioned) else captioned
+        return learn(caption for i in chosen for caption in texts.all(int(i)))
+
+    def captions(self, model: Model) -> Captions | None:
+        """The captions as the model reads them; None where either has none."""
+        texts = self.train.texts
+        if texts is None or PROMPT not in model.encoders:
+            return None
+        return Captions(texts.names, model.encoder(PROMPT))
+
+    def asked(self, count: int) -> dict[str, list[Any]]:
+        """Conditions to draw ``count`` samples by: the captions of pictures kept aside (where none are, of those
+        trained on) with their labels; without captions the classes in turn."""
+        part = self.train if self.held is None or _bare(self.held) else self.held
+        if part.texts is None or _bare(part):
+            return {"label": [i % len(part.classes) for i in range(count)]} if part.labels is not None else {}
+        rows = part.texts.captioned()
+        rows = rows[_spread(len(rows), count)][np.arange(count) % min(len(rows), count)]
+        cond: dict[str, list[Any]] = {PROMPT: [escape(str(part.texts[int(i)])) for i in rows]}
+        if part.labels is not None:
+            cond["label"] = [int(n) if n >= 0 else None for n in part.labels[rows]]
+        return cond
 
     def batches(
         self,
@@ -69,6 +106,7 @@ class Project:
         rank: int = 0,
         world: int = 1,
         reference: int = 0,
+        captions: Captions | None = None,
     ) -> Batches:
         """The training batches of a run on its device, or one process's blocks of them."""
         device = torch.device(device)
@@ -78,16 +116,21 @@ class Project:
         flip = bool(self.settings["flip"])
         return Batches(
             self.train, self.domain, batch, seed, flip, self.augment, device=device, rank=rank, world=world,
-            ahead=ahead, reference=reference,
+            ahead=ahead, reference=reference, captions=captions,
         )  # fmt: skip
 
-    def held_out(self, batch: int, seed: int, rank: int = 0, world: int = 1) -> HeldOut | None:
+    def held_out(
+        self, batch: int, seed: int, rank: int = 0, world: int = 1, captions: Captions | None = None
+    ) -> HeldOut | None:
         """Pictures kept aside, and as many of those trained on, as the training loop watches them."""
         if self.held is None:
             return None
         size = max(1, min(batch, len(self.held)) // world) * world
         twins = self.train.subset(_spread(len(self.train), len(self.held)))
-        made = [Batches(part, self.domain, size, seed, rank=rank, world=world, ahead=0) for part in (self.held, twins)]
+        made = [
+            Batches(part, self.domain, size, seed, rank=rank, world=world, ahead=0, captions=captions)
+            for part in (self.held, twins)
+        ]
         return HeldOut(made[0], made[1], max(1, len(self.held) // size))
 
     def some(self, count: int, held: bool = False) -> torch.Tensor:
@@ -95,9 +138,9 @@ class Project:
         part = self.held if held and self.held is not None else self.train
         return self.domain.floats(part.rows(_spread(len(part), count)))
 
-    def sample_batch(self, batch: int, device: torch.device) -> Batch:
-        """One training batch on the device, for timing."""
-        batches = self.batches(batch, 0, device)
+    def sample_batch(self, batch: int, device: torch.device, model: Model) -> Batch:
+        """One training batch for a model on the device, for timing."""
+        batches = self.batches(batch, 0, device, captions=self.captions(model))
         try:
             return on_device(batches.at(0), device)
         finally:
@@ -130,11 +173,14 @@ def open_project(settings: dict[str, Any], progress: Progress, domain: dict[str,
     unknown = sorted(set(chosen) - set(DATA))
     if unknown:
         raise KakusanError(f"[data] {unknown[0]}: not known; it takes {', '.join(DATA)}")
+    if chosen["captions"] not in ("auto", "none"):
+        raise KakusanError(f"--captions {chosen['captions']}: auto (read them where there are any) or none")
     source = open_source(str(chosen["path"]), labels=str(chosen["labels"]), fields=chosen["fields"])
+    if chosen["captions"] == "none":
+        source.texts = None
     for note in source.notes:
         progress.note(note)
-    if source.texts is not None:
-        progress.note("captions were found; this version does not train on them yet, so the model will not read words")
+    _tell_captions(source, progress)
     if domain is None:
         fitted = Image.fit(source.sample(512), size=chosen["size"], fit=chosen["fit"])
     else:
@@ -148,6 +194,21 @@ def open_project(settings: dict[str, Any], progress: Progress, domain: dict[str,
     small = len(train) < SMALL if chosen["augment"] is None else bool(chosen["augment"])
     augment = Affine(transparent=fitted.mode == "RGBA") if small else None
     return Project(chosen, source, fitted, cache, train, held, augment)
+
+
+def _tell_captions(source: Source, progress: Progress) -> None:
+    """What does not fit together; all of it: kakusan data check."""
+    for (count, names), words in (
+        (source.uncaptioned(), "pictures have no caption and teach what is drawn without a prompt"),
+        (source.astray, "captions belong to no picture and are left out"),
+    ):
+        if count:
+            progress.note(f"{count:,} {words}, first {names[0]!r}")
+
+
+def _bare(part: Dataset) -> bool:
+    """Whether no picture of a part has a caption."""
+    return part.texts is None or not len(part.texts.captioned())
 
 
 def _cached(source: Source, domain: Image, progress: Progress) -> Cache:

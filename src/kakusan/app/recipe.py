@@ -111,12 +111,30 @@ def override(tree: Tree, assignments: Iterable[str]) -> Tree:
 
 
 def fit_ports(tree: Tree) -> Tree:
-    """The network's vector port as wide as the conditions that enter through it."""
-    widths = [int(encoder.get("dim", 0)) for encoder in tree["model"].get("encoders", {}).values()]
+    """The network's ports for vectors and tokens as wide as the conditions that enter through them; what a pretrained
+    encoder's folder decides is written down."""
+    encoders = tree["model"].get("encoders", {})
+    for name, encoder in encoders.items():
+        settled = getattr(find(encoder["kind"], f"model.encoders.{name}"), "settled", None)
+        if settled is not None:
+            encoders[name] = settled(encoder)
     net = tree["model"]["denoiser"]["net"]
-    if "vector" in find(net["kind"], "model.denoiser.net").signature().parameters:
-        net["vector"] = sum(widths)
+    accepted = find(net["kind"], "model.denoiser.net").signature().parameters
+    if "vector" in accepted:
+        net["vector"] = sum(_width(encoder, "dim", name) for name, encoder in encoders.items())
+    widths = {name: width for name, encoder in encoders.items() if (width := _width(encoder, "tokens", name))}
+    if len(set(widths.values())) > 1:
+        said = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise KakusanError(f"model.encoders: their tokens differ in width ({said}); give them one")
+    if "tokens" in accepted:
+        net["tokens"] = next(iter(widths.values()), 0)
     return tree
+
+
+def _width(encoder: Mapping[str, Any], argument: str, name: str) -> int:
+    """A width that an encoder is given, or has by default; 0 where it has none."""
+    parameter = find(encoder["kind"], f"model.encoders.{name}").signature().parameters.get(argument)
+    return 0 if parameter is None else int(encoder.get(argument, parameter.default))
 
 
 def _expand(path: str) -> str:

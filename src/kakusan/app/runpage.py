@@ -15,6 +15,7 @@ from PIL import Image as Pil
 from kakusan.app.loaded import Loaded, Sample
 from kakusan.app.project import Project
 from kakusan.app.rundir import RunDir
+from kakusan.app.sampled import titles
 from kakusan.app.show import duration, size
 from kakusan.catalog import build
 from kakusan.core.grid import Grid
@@ -23,6 +24,7 @@ from kakusan.core.rng import Rng
 from kakusan.evaluation.health import Finding
 from kakusan.evaluation.memorisation import Copying
 from kakusan.report import Report, Series
+from kakusan.training.captions import PROMPT
 from kakusan.training.watch import EDGES
 
 __all__ = ["write_report"]
@@ -48,7 +50,7 @@ def write_report(
     """report.html: one self-contained page."""
     page = Report(f"kakusan: {run.path.name}", _subtitle(project, summary))
     _top(page, findings, summary)
-    _samples(page, run, loaded, samples)
+    _samples(page, run, loaded, samples, project.held is not None)
     _curves(page, run)
     _noise(page, project, loaded, objective)
     _reverse(page, samples)
@@ -82,10 +84,14 @@ def _top(page: Report, findings: Sequence[Finding], summary: dict[str, Any]) -> 
         page.top.note("The samples look like pictures, not noise, and none of the known faults was found.", "good")
 
 
-def _samples(page: Report, run: RunDir, loaded: Loaded, samples: Sequence[Sample]) -> None:
-    section = page.section("Samples", "Drawn with fixed seeds and the model's own defaults; nothing was picked.")
-    labels = [str(s.label) for s in samples] if loaded.classes else None
-    section.pictures([s.shown for s in samples], labels, alt="samples of the finished model")
+def _samples(page: Report, run: RunDir, loaded: Loaded, samples: Sequence[Sample], held: bool) -> None:
+    words = "Drawn with fixed seeds and the model's own defaults; nothing was picked."
+    if PROMPT in loaded.model.encoders:
+        words += (
+            " Their prompts are captions of pictures kept aside." if held else " Their prompts are training captions."
+        )
+    section = page.section("Samples", words)
+    section.pictures([s.shown for s in samples], titles(samples), alt="samples of the finished model")
     grids = sorted(run.samples.glob("step-*.png"))
     if grids:
         grids = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, 6).astype(int))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from kakusan.app import prompts
 from kakusan.domains.domain import Domain, Record
 
-__all__ = ["Sample"]
+__all__ = ["Sample", "titles"]
 
 
 @dataclass
@@ -45,9 +46,9 @@ class Sample:
 
     @property
     def caption(self) -> str:
-        """What it was asked to be, in words; empty where nothing was asked."""
-        cond = self.recipe.get("cond", {})
-        return ", ".join(str(prompts.recalled(v)) for name, v in cond.items() if name != "augment" and v is not None)
+        """What it was asked to be, in words, its class first; empty where nothing was asked."""
+        cond = sorted(self.recipe.get("cond", {}).items(), key=lambda item: item[0] != "label")
+        return ", ".join(str(prompts.recalled(v)) for name, v in cond if name != "augment" and v is not None)
 
     def save(self, path: str | Path, recipe: bool = True) -> Path:
         """Write it losslessly, with its recipe inside unless ``recipe`` is False."""
@@ -66,3 +67,9 @@ class Sample:
         out = io.BytesIO()
         picture.resize((picture.width * scale, picture.height * scale), Pil.Resampling.NEAREST).save(out, "PNG")
         return out.getvalue()
+
+
+def titles(samples: Sequence[Sample]) -> list[str] | None:
+    """What stands under samples: what each was asked to be; None where none was asked for anything."""
+    words = [sample.caption for sample in samples]
+    return words if any(words) else None

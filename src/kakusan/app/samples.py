@@ -9,6 +9,7 @@ import numpy as np
 
 from kakusan.app import sheet, varying
 from kakusan.app.loaded import Sample, load
+from kakusan.app.sampled import titles
 from kakusan.domains.picture import read_recipe
 from kakusan.part import KakusanError
 
@@ -24,15 +25,13 @@ def save_samples(samples: Sequence[Sample], out: str | Path, film: bool = False,
     paths = [s.save(folder / f"{s.name or f'seed-{s.seed:06d}'}.png", recipe) for s in samples]
     pictures = [s.shown for s in samples]
     if pictures[0].ndim == 3 and pictures[0].shape[2] in (1, 3, 4):
-        captions = [s.caption for s in samples]
-        labels = captions if any(captions) else None
         lines = len({s.name.partition("-seed-")[0] for s in samples})
         columns = len(samples) // lines if lines > 1 and len(samples) > lines else None  # a row for each line of a file
         if film and samples[0].frames:
             count = min(len(s.frames) for s in samples)
             grids = [sheet.checkerboard(sheet.grid([s.frames[i] for s in samples], columns)) for i in range(count)]
             paths.append(sheet.film(grids, folder / "film.webp"))
-        paths.append(sheet.save(sheet.grid(pictures, columns, labels=labels), folder / "grid.png"))
+        paths.append(sheet.save(sheet.grid(pictures, columns, labels=titles(samples)), folder / "grid.png"))
     return paths
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["NO_COND", "Batch", "Cond", "Inputs"]
 
@@ -27,6 +28,14 @@ class Cond:
         """The same ports with ``f`` applied to each one in use (move, repeat, index)."""
         values = {p.name: getattr(self, p.name) for p in fields(self)}
         return Cond(**{name: None if v is None else f(v) for name, v in values.items()})
+
+    def lengthened(self, count: int) -> Cond:
+        """The same with ``count`` tokens: what is added is masked."""
+        if self.tokens is None or self.tokens.shape[1] == count:
+            return self
+        more = count - self.tokens.shape[1]
+        mask = F.pad(_tokens_mask(self), (0, more), value=False)
+        return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, more)), tokens_mask=mask)
 
     @staticmethod
     def merge(conds: list[Cond], mask: Tensor | None = None) -> Cond:

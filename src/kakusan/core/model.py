@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,22 @@ class Encoder(Part, nn.Module, abc.ABC):
     @abc.abstractmethod
     def prepare(self, values: list[Any]) -> dict[str, Tensor]:
         """One value a sample (a label, a caption; None = none) to tensors (B, ...), without parameters."""
+
+    def caption(self, text: str | None) -> dict[str, Tensor]:
+        """A caption of training data (None = none) to tensors (1, ...), as ``prepare`` does what users say."""
+        return self.prepare([text])
+
+    def overlong(self, text: str) -> bool:
+        """Whether ``caption`` leaves the end of a text out."""
+        return False
+
+    def stack(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Prepared inputs of single samples as those of a batch."""
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+    def remarks(self, value: Any) -> list[str]:
+        """What is worth saying about a user's value before it is drawn, one line each; nothing, by default."""
+        return []
 
     def draw(self, x0: Tensor, inputs: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
         """What is random about this condition in training (masks, low resolution, its noise); nothing, by default."""
@@ -131,6 +147,8 @@ def _stack(conds: list[Cond]) -> Cond:
     """Conditions of several branches along the batch dimension; they use the same ports."""
     if len(conds) == 1:
         return conds[0]
+    longest = max((c.tokens.shape[1] for c in conds if c.tokens is not None), default=0)
+    conds = [c.lengthened(longest) for c in conds]
     names = ("vector", "tokens", "tokens_mask", "field", "mask")
     ports: dict[str, Tensor | None] = {}
     for name in names:

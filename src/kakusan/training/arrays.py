@@ -18,7 +18,7 @@ import numpy as np
 
 from kakusan.domains.picture import channels_last
 from kakusan.part import KakusanError
-from kakusan.training.store import Store
+from kakusan.training.store import Names, Store
 
 __all__ = ["ArrayStore", "idx_array", "npz_array", "pictures_of"]
 
@@ -30,7 +30,7 @@ class ArrayStore(Store):
 
     def __init__(self, path: Path, parts: list[tuple[str, Path, np.ndarray]]) -> None:
         self.path, self.parts = path, parts
-        self.ignored, self.side = Counter(), []
+        self.ignored, self.side, self.captions = Counter(), [], Names()
         self.starts = np.cumsum([0] + [len(a) for _, _, a in parts])
         self.dtype = np.result_type(*[_stored_dtype(a) for _, _, a in parts])
 

@@ -17,6 +17,7 @@ from kakusan.domains.augment import Affine
 from kakusan.domains.image import Image
 from kakusan.part import KakusanError
 from kakusan.training.cache import Cache, hash_of
+from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.fields import Column
 from kakusan.training.source import Source, Texts
 
@@ -98,7 +99,8 @@ class Batches:
     half of the pictures; ``augment`` adds its parameters as the condition "augment". ``ahead`` batches are prepared in
     a thread beside the training. Pixels travel in the cache's own dtype, pinned for CUDA, and become floats there.
     ``reference``: so many other pictures come with every batch, for stable targets; they change every ``KEPT`` steps.
-    Augmented pictures have none: each has a condition of its own.
+    Augmented pictures have none: each has a condition of its own. ``captions``, prepared, come as the condition
+    "prompt": of a row that has several, one is drawn each epoch.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Batches:
         world: int = 1,
         ahead: int = 2,
         reference: int = 0,
+        captions: Captions | None = None,
     ) -> None:
         if not len(dataset):
             raise KakusanError("the data set is empty: no batches can be made of it")
@@ -122,6 +125,7 @@ class Batches:
         self.dataset, self.domain, self.batch, self.seed = dataset, domain, batch, seed
         self.flip, self.augment, self.device, self.ahead = flip, augment, torch.device(device), ahead
         self.reference = 0 if augment else min(reference, len(dataset))
+        self.captions = None if dataset.texts is None else captions
         share = batch // world
         self.global_rows = np.arange(rank * share, (rank + 1) * share)
         self._stratum = torch.from_numpy(self.global_rows / batch)
@@ -137,14 +141,17 @@ class Batches:
 
     def rows(self, step: int) -> np.ndarray:
         """This rank's rows of the data set at a step, (b,) int64."""
-        n = len(self.dataset)
-        at = np.int64(step) * self.batch + self.global_rows
-        epochs, places = at // n, at % n
-        out = np.empty(len(at), np.int64)
+        epochs, places = self._places(step)
+        out = np.empty(len(places), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             out[here] = self._order(int(epoch))[places[here]]
         return out
+
+    def _places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epochs that this rank's rows belong to at a step, and their places in them."""
+        at = np.int64(step) * self.batch + self.global_rows
+        return at // len(self.dataset), at % len(self.dataset)
 
     def _order(self, epoch: int) -> np.ndarray:
         with self._lock:
@@ -198,9 +205,11 @@ class Batches:
                 self._pending[s] = self._pool.submit(self._host, s)
 
     def _host(self, step: int) -> _Host:
-        """What is prepared in the background: pixels and labels, and on a CPU the finished tensors."""
+        """What is prepared in the background: pixels, labels and captions, and on a CPU the finished tensors."""
         rows = self.rows(step)
-        host = _Host(torch.from_numpy(_wide(self.dataset.rows(rows))), self._labels(rows), self._fields(rows))
+        prompt = self._prompts(rows, [f"epoch {epoch}" for epoch in self._places(step)[0]])
+        pixels = torch.from_numpy(_wide(self.dataset.rows(rows)))
+        host = _Host(pixels, self._labels(rows), self._fields(rows), prompt)
         if self.device.type == "cuda":
             host.pixels = host.pixels.pin_memory()
         if self.device.type == "cpu":
@@ -220,6 +229,9 @@ class Batches:
             labels = self._labels(rows)
             inputs: Inputs = {} if labels is None else {"label": {"index": labels.to(self.device)}}
             inputs |= self._moved(self._fields(rows))
+            prompt = self._prompts(rows, [f"reference {block} {i}" for i in range(len(rows))])
+            if prompt is not None:
+                inputs[PROMPT] = {name: value.to(self.device) for name, value in prompt.items()}
             self._references = block, Batch(x0.contiguous(), inputs=inputs)  # rows in one piece, to be multiplied by
         return self._references[1]
 
@@ -234,6 +246,22 @@ class Batches:
             return None
         labels = self.dataset.labels[rows].astype(np.int64)
         return torch.from_numpy(np.where(labels < 0, len(self.dataset.classes), labels))
+
+    def _prompts(self, rows: np.ndarray, when: list[str]) -> dict[str, Tensor] | None:
+        """A caption of each row, prepared: of several, one drawn by seed, row and ``when``.
+
+        Whatever varies captions in training (words left out, templates) belongs here, between the drawing and the
+        preparing, as a function of the same three.
+        """
+        texts = self.dataset.texts
+        if self.captions is None or texts is None:
+            return None
+        chosen = []
+        for row, occasion in zip(rows, when, strict=True):
+            numbers = texts.numbers(int(row))
+            at = mix(self.seed, "caption", int(row), occasion) % len(numbers) if len(numbers) > 1 else 0
+            chosen.append(int(numbers[at]) if len(numbers) else -1)
+        return self.captions.inputs(np.array(chosen))
 
     def _finished(self, pixels: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
         x0, value = self.domain.unpacked(pixels), None
@@ -252,6 +280,8 @@ class Batches:
         if host.labels is not None:
             inputs["label"] = {"index": host.labels.to(self.device, non_blocking=True)}
         inputs |= self._moved(host.fields)
+        if host.prompt is not None:
+            inputs[PROMPT] = {k: v.to(self.device, non_blocking=True) for k, v in host.prompt.items()}
         if value is not None:
             inputs["augment"] = {"value": value.to(self.device, non_blocking=True)}
         return Batch(x0, inputs=inputs, stratum=self._stratum, reference=self._reference(step))
@@ -273,4 +303,5 @@ class _Host:
     pixels: Tensor  # (b, H, W, C) in the cache's dtype (16 bits as int32)
     labels: Tensor | None
     fields: Inputs
+    prompt: dict[str, Tensor] | None = None  # the prepared captions
     done: tuple[Tensor, Tensor | None] | None = None  # x0 and augmentation, made in the background on a CPU

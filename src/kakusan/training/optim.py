@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from kakusan.core.model import Encoder
 from kakusan.part import KakusanError, Part
 
 __all__ = ["AdamW", "Muon", "Optim", "Optimiser", "hidden_names", "orthogonalise"]
@@ -69,9 +70,11 @@ def _gram_steps(x: Tensor, iterations: int, scale: float = 1.0) -> Tensor:
 
 
 def hidden_names(model: nn.Module) -> set[str]:
-    """Names in ``model`` of the matrices that Muon moves: those that its network names in ``net.hidden()``.
+    """Names in ``model`` of the matrices that Muon moves: those that its network names in ``net.hidden()``, and its
+    encoders in theirs.
 
-    A network without that method gives all its parameters of two or more dimensions but the first and the last.
+    A network without that method gives all its parameters of two or more dimensions but the first and the last; an
+    encoder without it none.
     """
     prefix, net = next(((f"{n}.", m) for n, m in model.named_modules() if n.endswith("denoiser.net")), ("", model))
     known = {n for n, p in net.named_parameters() if p.ndim >= 2}
@@ -85,7 +88,9 @@ def hidden_names(model: nn.Module) -> set[str]:
             )
     else:
         names = set([n for n, p in net.named_parameters() if p.ndim >= 2][1:-1])
-    return {prefix + n for n in names}
+    own = {prefix + n for n in names}
+    encoders = [(n, m) for n, m in model.named_modules() if isinstance(m, Encoder) and hasattr(m, "hidden")]
+    return own.union(f"{n}.{name}" for n, m in encoders for name in m.hidden())
 
 
 class Optimiser(torch.optim.Optimizer):

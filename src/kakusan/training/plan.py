@@ -16,10 +16,11 @@ import torch
 
 from kakusan.catalog import build
 from kakusan.core.batch import Batch
-from kakusan.core.model import Model
+from kakusan.core.model import Encoder, Model
 from kakusan.core.objective import Objective
 from kakusan.core.rng import Rng
 from kakusan.part import Spec
+from kakusan.training.captions import PROMPT
 from kakusan.training.machine import autocast, wait
 from kakusan.training.optim import Optim
 
@@ -31,7 +32,7 @@ BATCH = 64
 AUTOGUIDANCE = 2.0  # away from the average at a quarter of the run: fewer broken shapes for twice the evaluations
 REFERENCE = 4096  # pictures that stable targets are means of ...
 NUMBERS = 8 << 20  # ... of so many numbers in all, at most
-GUIDANCE = 2.0  # of models with classes: short training learns them weakly, and this makes up for it
+GUIDANCE = 2.0  # of models with classes or captions: short training learns them weakly, and this makes up for it
 USED = 0.9  # of the time asked goes into steps, the rest into planning, previews, checks and the report
 FASTER = 1.1  # bf16 is taken where it is this much faster
 
@@ -47,15 +48,22 @@ class Facts:
     classes: list[str] = field(default_factory=list)
     augment: int = 0  # numbers that say how a picture was augmented; 0 = not at all
     fields: dict[str, Spec] = field(default_factory=dict)  # encoders of the data's numbers and tags, by name
+    vocabulary: str = ""  # of the captions; empty = there are none
 
     @property
     def vector(self) -> int:
         """Width of the network's vector port."""
-        own = sum(int(spec["dim"]) for spec in self.fields.values())
+        own = sum(int(spec["dim"]) for spec in self.fields.values()) + (TEXT if self.vocabulary else 0)
         return (LABEL if self.classes else 0) + own + (AUGMENT if self.augment else 0)
 
+    @property
+    def tokens(self) -> int:
+        """Width of the network's port for tokens."""
+        return TOKENS if self.vocabulary else 0
 
-LABEL, AUGMENT = 64, 32  # widths of the two vector conditions
+
+LABEL, AUGMENT, TEXT = 64, 32, 64  # widths of the vector conditions
+TOKENS = 128  # width of each word
 
 
 @dataclass(frozen=True)
@@ -88,17 +96,22 @@ def networks(facts: Facts, device: torch.device) -> list[Spec]:
             "attention": attention,
             "unshuffle": unshuffle,
             "vector": facts.vector,
+            "tokens": facts.tokens,
         }
         for width in widths
     ]
 
 
 def model_spec(facts: Facts, net: Spec) -> Spec:
-    """The whole model around a network: variance-exploding noise, Karras's parametrisation, labels if there are any."""
+    """The whole model around a network: variance-exploding noise, Karras's parametrisation, labels and captions if
+    there are any."""
     encoders: dict[str, Spec] = {}
     if facts.classes:
         encoders["label"] = {"kind": "condition/label", "classes": facts.classes, "dim": LABEL}
     encoders |= facts.fields
+    if facts.vocabulary:
+        text = {"vocabulary": facts.vocabulary, "tokens": TOKENS, "dim": TEXT}
+        encoders[PROMPT] = {"kind": "condition/text", **text}
     if facts.augment:
         encoders["augment"] = {"kind": "condition/vector", "size": facts.augment, "dim": AUGMENT, "null": "zero"}
     return {
@@ -116,7 +129,7 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
             "solver": {"kind": "solver/dpm2m"},
             "grid": {"kind": "grid/karras", "k_min": 0.01, "k_max": 80.0},
             "steps": 20,
-            "guidance": GUIDANCE if facts.classes or facts.fields else 1.0,
+            "guidance": GUIDANCE if facts.classes or facts.fields or facts.vocabulary else 1.0,
             "autoguidance": AUTOGUIDANCE,
             "eta": 0.0,
         },
@@ -177,7 +190,7 @@ def time_steps(
 
 def make(
     facts: Facts,
-    sample: Callable[[int], Batch],
+    sample: Callable[[int, Model], Batch],
     *,
     minutes: float | None,
     steps: int | None,
@@ -186,7 +199,8 @@ def make(
     overlay: Callable[[dict[str, Any]], dict[str, Any]] = lambda tree: tree,
     say: Callable[[str], None] = lambda words: None,
 ) -> Plan:
-    """Time the candidates and choose; ``sample(n)`` gives a batch, ``overlay`` lays the user's recipe over a tree."""
+    """Time the candidates and choose; ``sample(n, model)`` gives a batch, ``overlay`` lays the user's recipe over a
+    tree."""
     timings: list[dict[str, Any]] = []
     chosen: dict[str, Any] | None = None
     precision: str | None = None
@@ -216,20 +230,21 @@ def make(
 
 
 def _timed(
-    tree: dict[str, Any], sample: Callable[[int], Batch], device: torch.device, precision: str
+    tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device, precision: str
 ) -> tuple[float, int]:
-    """Seconds a step and number of parameters of a candidate."""
+    """Seconds a step and number of parameters of a candidate; those of encoders, most of them words that a picture
+    does not have, do not ask for more pictures."""
     with torch.random.fork_rng(devices=[]):
         model = build(tree["model"], "model")
     objective = build(tree["training"]["objective"], "training.objective")
     optim = build(tree["training"]["optim"], "training.optim")
     assert isinstance(model, Model) and isinstance(objective, Objective) and isinstance(optim, Optim)
     model.to(device).to(memory_format=torch.channels_last)
-    seconds = time_steps(model, objective, optim, sample(int(tree["training"]["batch"])), precision)
-    return seconds, sum(p.numel() for p in model.parameters())
+    seconds = time_steps(model, objective, optim, sample(int(tree["training"]["batch"]), model), precision)
+    return seconds, sum(p.numel() for p in model.denoiser.parameters())
 
 
-def _precision(tree: dict[str, Any], sample: Callable[[int], Batch], device: torch.device) -> str:
+def _precision(tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device) -> str:
     """bf16 autocast where this CPU is clearly faster with it, twice in turns; "auto" elsewhere.
 
     Without the instructions oneDNN emulates it slowly, but one disturbed timing could make it look fast.
@@ -253,10 +268,17 @@ def _figures(facts: Facts, tree: dict[str, Any], timing: dict[str, Any]) -> dict
         "pictures_seen": timing["seen"],
         "epochs": timing["seen"] / max(1, facts.count),
         "steps": timing["seen"] // int(tree["training"]["batch"]),
-        "disk": parameters
+        "disk": (parameters + _beside(tree))
         * 4
         * (2 * (4 + emas) + 2),  # two checkpoints of weights, optimiser, averages, weak self; the model
     }
+
+
+def _beside(tree: dict[str, Any]) -> int:
+    """Parameters of the encoders."""
+    with torch.device("meta"):
+        encoders = [build(spec, f"model.encoders.{name}") for name, spec in tree["model"].get("encoders", {}).items()]
+    return sum(p.numel() for encoder in encoders if isinstance(encoder, Encoder) for p in encoder.parameters())
 
 
 def _warnings(facts: Facts, timing: dict[str, Any]) -> list[str]:

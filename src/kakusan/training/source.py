@@ -16,9 +16,9 @@ from kakusan.part import KakusanError
 from kakusan.training import fields as columns
 from kakusan.training.arraysets import ArraySet, idx_files, open_idx, open_npy, open_npz
 from kakusan.training.folders import FolderStore
-from kakusan.training.metadata import Metadata, Texts, sorted_classes
+from kakusan.training.metadata import SHOWN, Gathered, Metadata, Texts, sorted_classes
 from kakusan.training.splits import SPLIT_NAMES, chosen_split
-from kakusan.training.store import Names, Store, short_hash
+from kakusan.training.store import Store, find_hashes, short_hash
 from kakusan.training.zips import ZipStore
 
 __all__ = ["Source", "Texts", "open_source"]
@@ -30,7 +30,8 @@ class Source:
     """A data set's entries: ``name(i)``, ``read(i)``, ``labels`` (int32, -1 = none) with ``classes``, ``texts``.
 
     ``split`` is the part in use, ``splits`` all there are; ``split_of`` gives each row's index in ``splits`` when
-    the split is "all". ``notes`` are lines worth showing: what was taken, what was left out.
+    the split is "all". ``notes`` are lines worth showing: what was taken, what was left out. ``astray``: how many
+    captions name no picture, and the first of them.
     """
 
     def __init__(self, store: Store, rows: np.ndarray | None = None) -> None:
@@ -44,6 +45,7 @@ class Source:
         self.splits: list[str] = []
         self.split_of: np.ndarray | None = None
         self.notes: list[str] = []
+        self.astray: tuple[int, list[str]] = (0, [])
 
     def __len__(self) -> int:
         return len(self.store) if self._rows is None else len(self._rows)
@@ -72,6 +74,13 @@ class Source:
         if self.texts is not None and (text := self.texts[i]) is not None:
             record.meta["text"] = text
         return record
+
+    def uncaptioned(self) -> tuple[int, list[str]]:
+        """How many pictures have no caption where others have one, and the names of the first."""
+        if self.texts is None:
+            return 0, []
+        bare = np.setdiff1d(np.arange(len(self)), self.texts.captioned(), assume_unique=True)
+        return len(bare), [self.name(int(i)) for i in bare[:SHOWN]]
 
     def sample(self, count: int = 512, seed: int = 0) -> Iterator[Record]:
         """Up to ``count`` readable records, drawn at random without repeats; what can not be read is passed over here,
@@ -105,7 +114,7 @@ class Source:
             "split": self.split,
             "splits": self.splits,
             "classes": counts,
-            "captions": None if self.texts is None else int((self.texts._at >= 0).sum()),
+            "captions": None if self.texts is None else len(self.texts.captioned()),
             "ignored": dict(self.store.ignored),
             "notes": self.notes,
         }
@@ -195,8 +204,9 @@ def _open_files(store: FolderStore | ZipStore, labels: str, split: str | None, f
     source = Source(store, rows)
     if store.side:
         source = _with_metadata(source, labels, fields)
-    if store.captions and source.texts is None:
+    if len(store.captions) and source.texts is None:
         source.texts = _captions(source)
+        source.astray = (0, []) if source.texts is None else _astray(store)
     if labels == "folders" or (labels == "auto" and source.labels is None):
         _label_folders(source, ["/".join(p) for p in parts], labels == "folders")
     return _finish(source, splits, chosen, split_of if source._rows is None else None)
@@ -251,10 +261,10 @@ def _with_metadata(source: Source, labels: str, fields: dict[str, str]) -> Sourc
         kept.notes.append(f"{len(source) - len(listed):,} pictures are left out: metadata.jsonl does not list them")
     if found.missing:
         kept.notes.append(
-            f"{found.missing:,} entries of metadata.jsonl name no picture here, first {found.first_missing!r}"
+            f"{found.missing:,} entries of metadata.jsonl name no picture here, first {found.first_missing[0]!r}"
         )
-    if len(found.texts):
-        kept.texts = Texts(found.texts, np.array(found.text_at, np.int32)[where])
+    if (texts := found.texts.texts()) is not None:
+        kept.texts, kept.astray = texts.subset(where), (found.missing, found.first_missing)
     kept.fields = found.fields.columns(where, f"{source.path}'s metadata.jsonl")
     values = np.array(found.label_at, np.int32)[where]
     if labels in ("auto", "metadata") and (values >= 0).any():
@@ -265,11 +275,22 @@ def _with_metadata(source: Source, labels: str, fields: dict[str, str]) -> Sourc
 
 
 def _captions(source: Source) -> Texts | None:
-    """Captions from the .txt files of the same stem beside pictures."""
-    texts, at = Names(), np.full(len(source), -1, np.int32)
+    """Captions from the .txt files of the same stem beside pictures, one a line."""
+    found = Gathered()
     for i in range(len(source)):
-        data = source.store.read_side(source.name(i).rpartition(".")[0] + ".txt")
-        if data is not None and (text := data.decode("utf-8", "replace").strip()):
-            at[i] = len(texts)
-            texts.append(text)
-    return Texts(texts, at) if len(texts) else None
+        data = source.store.read_side(_stem(source.name(i)) + ".txt")
+        found.add([] if data is None else data.decode("utf-8-sig", "replace").splitlines())
+    return found.texts()
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _astray(store: Store) -> tuple[int, list[str]]:
+    """The .txt files without a picture of their stem: how many, and the first."""
+    pictures = np.fromiter((short_hash(_stem(store.name(i))) for i in range(len(store))), np.uint64, len(store))
+    names = (store.captions[i] for i in range(len(store.captions)))
+    wanted = np.fromiter((short_hash(_stem(name)) for name in names), np.uint64, len(store.captions))
+    lost = np.flatnonzero(find_hashes(pictures, np.argsort(pictures), wanted) < 0)
+    return len(lost), [store.captions[int(i)] for i in lost[:SHOWN]]

@@ -46,7 +46,7 @@ class Store(abc.ABC):
     folder_of: array[int]  # entry -> folder
     ignored: Counter[str]  # suffix -> files that are no pictures
     side: list[str]  # metadata.jsonl files
-    captions: int = 0  # .txt files seen
+    captions: Names  # .txt files, by their paths
 
     def __len__(self) -> int:
         return len(self.names)
@@ -79,7 +79,7 @@ class Listing(Store):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.names, self.folders, self.folder_of = Names(), [], array("I")
-        self.ignored, self.side = Counter(), []
+        self.ignored, self.side, self.captions = Counter(), [], Names()
 
     def _sort(self, folder: str, name: str) -> str:
         """What a file is: "picture", "side" or "other" (counted)."""
@@ -91,7 +91,7 @@ class Listing(Store):
             if name == "metadata.jsonl":
                 self.side.append(f"{folder}/{name}" if folder else name)
             elif suffix == ".txt":
-                self.captions += 1
+                self.captions.append(f"{folder}/{name}" if folder else name)
             return "side"
         self.ignored[suffix or "(none)"] += 1
         return "other"

@@ -1,0 +1,116 @@
+"""Text: words as tokens for cross-attention and as a vector, with a vocabulary learnt from the training captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kakusan.conditions.prompt import prompt_parts
+from kakusan.conditions.reader import Reader
+from kakusan.conditions.words import PADDING, Vocabulary, split
+from kakusan.core.batch import Cond
+from kakusan.core.model import Encoder
+from kakusan.part import KakusanError
+
+__all__ = ["Text"]
+
+NUMBERS = torch.int16  # of pieces: what captions are kept in
+
+
+class Text(Encoder):
+    """Words to ``Cond``: tokens (B, 1 + L, tokens) with their mask, and a vector (B, dim).
+
+    Each of up to ``length`` pieces of ``vocabulary`` (as ``words.learn`` gives it) has an embedding of width
+    ``tokens``; ``depth`` transformer blocks of ``heads`` heads read them (``Reader``, which also says what prompt
+    weights do). ``dim`` = 0 leaves the vector out.
+    """
+
+    kind = "condition/text"
+
+    def __init__(
+        self, vocabulary: str, length: int = 64, tokens: int = 128, depth: int = 2, heads: int = 4, dim: int = 64
+    ) -> None:
+        super().__init__()
+        self.vocabulary, self.length = Vocabulary(vocabulary), length
+        self.reader = Reader(tokens, depth, heads, length, dim)
+        self.table = nn.Embedding(len(self.vocabulary), tokens)
+        nn.init.normal_(self.table.weight, std=0.5)
+
+    def hidden(self) -> set[str]:
+        """Names of the hidden matrices: what Muon trains; the rest is AdamW's."""
+        return {f"reader.{name}" for name in self.reader.hidden()}
+
+    def prepare(self, values: list[Any]) -> dict[str, Tensor]:
+        """Prompts, None or without words = none, to ``{"pieces": (B, L) int16, 0 = no piece; "weight": (B, L)}``.
+
+        Raises KakusanError for prompts longer than ``length`` pieces, and what ``prompt.parse`` refuses.
+        """
+        rows = []
+        for value in values:
+            parts = [(self._numbers(words), weight) for words, weight in prompt_parts(value)]
+            row = [(number, weight) for numbers, weight in parts for number in numbers]
+            if len(row) > self.length:
+                raise KakusanError(
+                    f"prompt {str(value)[:40]!r}... has {len(row)} pieces: this model reads {self.length}; "
+                    "say it in fewer words"
+                )
+            rows.append(row)
+        return _padded(rows)
+
+    def caption(self, text: str | None) -> dict[str, Tensor]:
+        """A caption to ``{"pieces": (1, L)}``: without the syntax of weights, cut after ``length`` pieces."""
+        return {"pieces": _padded([[(n, 1.0) for n in self._numbers(text or "")[: self.length]]])["pieces"]}
+
+    def overlong(self, text: str) -> bool:
+        """Whether a caption is cut."""
+        return len(self._numbers(text)) > self.length
+
+    def stack(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Prepared inputs of single texts as those of a batch, as long as the longest."""
+        longest = max(row["pieces"].shape[1] for row in rows)
+        return {
+            name: torch.cat([F.pad(row[name], (0, longest - row[name].shape[1])) for row in rows]) for name in rows[0]
+        }
+
+    def unknown(self, prompt: Any) -> list[str]:
+        """The words of a prompt that the vocabulary does not know."""
+        return list(dict.fromkeys(w for words, _ in prompt_parts(prompt) for w in self.vocabulary.unknown(words)))
+
+    def remarks(self, value: Any) -> list[str]:
+        """What is worth saying about a prompt: that it is empty, which of its words are unknown."""
+        if not any(self._numbers(words) for words, _ in prompt_parts(value)):
+            return ["the prompt is empty: drawn without one (unconditionally)"]
+        unknown = [repr(word) for word in self.unknown(value)]
+        verb = "is" if len(unknown) == 1 else "are"
+        return [f"{', '.join(unknown)} {verb} unknown to this model's vocabulary"] if unknown else []
+
+    def _numbers(self, text: str) -> list[int]:
+        return [number for word in split(text) for number in self.vocabulary.numbers(word)]
+
+    def same(self, inputs: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
+        """Texts of the same pieces."""
+        longest = max(inputs["pieces"].shape[1], others["pieces"].shape[1])
+        a, b = (F.pad(x["pieces"], (0, longest - x["pieces"].shape[1])) for x in (inputs, others))
+        return (a[:, None] == b).all(2)
+
+    def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
+        """``pieces`` (B, L), perhaps ``weight`` (B, L), and keep (B,) bool to a ``Cond``."""
+        pieces = inputs["pieces"].long()
+        mask = pieces != PADDING
+        weight = inputs.get("weight", mask.float())
+        return self.reader(self.table(pieces), mask, weight, keep)
+
+
+def _padded(rows: list[list[tuple[int, float]]]) -> dict[str, Tensor]:
+    """Rows of (number, weight) as tensors of one length."""
+    longest = max((len(row) for row in rows), default=0)
+    full = [row + [(PADDING, 0.0)] * (longest - len(row)) for row in rows]
+    shape = (len(rows), longest)
+    return {
+        "pieces": torch.tensor([[n for n, _ in row] for row in full], dtype=NUMBERS).reshape(shape),
+        "weight": torch.tensor([[w for _, w in row] for row in full], dtype=torch.float32).reshape(shape),
+    }
