@@ -402,19 +402,7 @@ def test_what_a_stopped_batch_leaves_is_named_as_a_command(file, tmp_path, capsy
     lines.write_text("red\ngreen\napple\n")
     asked = []
     monkeypatch.setattr(Stop, "__call__", lambda self: asked.append(1) or len(asked) > 3)
-    words = [
-        "--prompts",
-        str(lines),
-        "-n",
-        "2",
-        "--batch",
-        "3",
-        "--steps",
-        "2",
-        "--out",
-        str(tmp_path / "out"),
-        "--json",
-    ]
+    words = ["--prompts", str(lines), "-n", "2", "--batch", "3", "--steps", "2", "--out", str(tmp_path / "out")]
     assert call("sample", str(file), *words, "--json", "--guidance", "label=2", "--label", "cat") == 130
     found = json.loads(capsys.readouterr().out)
     assert len(found["files"]) == 4  # three and the grid
