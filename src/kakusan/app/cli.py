@@ -283,6 +283,36 @@ def compare(
     return Outcome(said, text="\n".join(done.result["words"]["answer"]), path=done.report)
 
 
+@app.command(sort_key=4.7)
+def export(
+    model: Model,
+    /,
+    *,
+    format: Annotated[str, Parameter(help="onnx or openvino.")] = "onnx",
+    out: Annotated[Path | None, Parameter(["--out", "-o"], help="New folder; MODEL-FORMAT.")] = None,
+    size: Annotated[int | None, Parameter(help="Side in pixels; an export has one size.")] = None,
+    steps: Annotated[int | None, Parameter(help="Steps of the solver; the model's default.")] = None,
+    solver: Annotated[str | None, Parameter(help="ddpm, ddim, heun, dpm2m, unipc or ipndm.")] = None,
+    guidance: Annotated[float | None, Parameter(help="How strictly to follow conditions; 1 is none.")] = None,
+    autoguidance: Annotated[float | None, Parameter(help="How far from its weak early self; 1 is none.")] = None,
+    eta: Annotated[float | None, Parameter(help="Fresh noise on the way: 0 none, 1 as DDPM.")] = None,
+    json: Json = False,
+) -> Outcome:
+    """Write a model for another runtime, checked against PyTorch; ends with the path of the folder."""
+    _positive("--steps", steps)
+    _positive("--size", size)
+    from kakusan.app.export import export as work
+    from kakusan.app.show import Progress
+
+    with Progress() as progress:
+        done = work(
+            model, format=format, out=out, size=size, steps=steps, solver=solver, guidance=guidance,
+            autoguidance=autoguidance, eta=eta, progress=progress,
+        )  # fmt: skip
+    said = {"path": str(done.path), "files": done.files, "checked": done.checked.dict()}
+    return Outcome(said, text=done.checked.words(), path=done.path)
+
+
 @app.command(sort_key=7)
 def doctor(*, json: Json = False) -> Outcome:
     """Examine this machine: versions, devices, speed, memory, disk, extras."""
@@ -371,7 +401,7 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-_VERBS = (train, sample, resume, info, evaluate, compare, doctor, check, reproduce)
+_VERBS = (train, sample, resume, info, evaluate, compare, export, doctor, check, reproduce)
 
 
 def _positive(name: str, value: float | None) -> None:

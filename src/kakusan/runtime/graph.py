@@ -1,0 +1,121 @@
+"""Graph: a model as one function of plain tensors, and as an ONNX file.
+
+``x0 = c_skip x + c_out F(c_in x, lam, cond)``: the network with its encoders and its affine; coefficients are inputs,
+one a sample, so that a server may put samples of different noise levels into one batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kakusan.core.model import Model
+from kakusan.part import KakusanError
+
+__all__ = ["COEFFICIENTS", "OPSET", "Condition", "Graph", "need", "write_onnx"]
+
+OPSET = 18  # read by every ONNX Runtime since 1.14 (2023)
+COEFFICIENTS = ("lam", "c_in", "c_skip", "c_out")
+_BAKED = "augment"  # told to the network in training only: always "untouched" when sampling
+
+
+class Condition:
+    """One condition as a graph takes it: its inputs by name, what each is when there is no condition."""
+
+    def __init__(self, name: str, model: Model) -> None:
+        encoder = model.encoder(name)
+        none = encoder.null(1)
+        self.name, self.kind = name, encoder.kind
+        self.keys = {name if len(none) == 1 else f"{name}_{key}": key for key in none}
+        self.none = {given: none[key] for given, key in self.keys.items()}
+        self.names = list(getattr(encoder, "names", []))
+        if any(0 in value.shape for value in none.values()):
+            raise KakusanError(
+                f"condition {name!r} ({encoder.kind}) takes input of any length, which export does not know yet: "
+                "only conditions of fixed shape (labels, numbers) can be exported"
+            )
+
+    def dict(self) -> dict[str, Any]:
+        """Plain data for the table: dtype, shape after the batch and the value without this condition, by input."""
+        inputs = {
+            name: {"dtype": str(v.dtype).removeprefix("torch."), "shape": list(v.shape[1:]), "none": v[0].tolist()}
+            for name, v in self.none.items()
+        }
+        return {"kind": self.kind, "inputs": inputs} | ({"names": self.names} if self.names else {})
+
+
+class Graph(nn.Module):
+    """A model as ``(x, lam, c_in, c_skip, c_out, {input: value}) -> x0``; x (B, C, *S), coefficients (B,)."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        self.conditions = [Condition(name, model) for name in model.encoders if name != _BAKED]
+
+    def forward(
+        self, x: Tensor, lam: Tensor, c_in: Tensor, c_skip: Tensor, c_out: Tensor, given: dict[str, Tensor]
+    ) -> Tensor:
+        denoiser, rest = self.model.denoiser, [1] * (x.ndim - 1)
+        inputs = {c.name: {key: given[name] for name, key in c.keys.items()} for c in self.conditions}
+        keep = {name: torch.ones_like(lam, dtype=torch.bool) for name in inputs}
+        if _BAKED in self.model.encoders:
+            none = self.model.encoder(_BAKED).null(1)
+            inputs[_BAKED] = {key: v.expand(x.shape[0], *v.shape[1:]) for key, v in none.items()}
+            keep[_BAKED] = torch.zeros_like(lam, dtype=torch.bool)
+        cond = self.model.cond(inputs, keep, x.shape[0])
+        out = denoiser.net(c_in.reshape(-1, *rest) * x, lam, cond)
+        return denoiser.space.project(c_skip.reshape(-1, *rest) * x + c_out.reshape(-1, *rest) * out)
+
+    def example(self, shape: tuple[int, ...], batch: int = 2) -> dict[str, Any]:
+        """Arguments of the right shapes: noise, mid-range coefficients, no condition."""
+        ones = torch.ones(batch)
+        given = {n: v.expand(batch, *v.shape[1:]).clone() for c in self.conditions for n, v in c.none.items()}
+        x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+        return {"x": x, "lam": 0.3 * ones, "c_in": 0.9 * ones, "c_skip": 0.5 * ones, "c_out": 0.7 * ones} | {
+            "given": given
+        }
+
+
+def need(module: str, extra: str) -> None:
+    """Refuse, with the line that installs it, where an optional package is missing."""
+    if importlib.util.find_spec(module) is None:
+        raise KakusanError(f"this needs the package {module!r}, which is not installed: pip install 'kakusan[{extra}]'")
+
+
+def write_onnx(graph: Graph, shape: tuple[int, ...], path: Path) -> None:
+    """The graph at one shape (C, *S) and any batch size, as one ONNX file of float32 and opset ``OPSET``."""
+    for module in ("onnx", "onnxscript"):
+        need(module, "export")
+    arguments = graph.eval().example(shape)
+    batch = torch.export.Dim("batch", min=1)
+    dynamic = {name: {0: batch} for name in ("x", *COEFFICIENTS)} | {
+        "given": {n: {0: batch} for n in arguments["given"]}
+    }
+    with torch.no_grad(), _quietly():
+        torch.onnx.export(
+            graph, (), str(path), kwargs=arguments, dynamo=True, dynamic_shapes=dynamic, opset_version=OPSET,
+            input_names=["x", *COEFFICIENTS, *arguments["given"]], output_names=["x0"], external_data=False,
+            verbose=False,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporter talks of packages that nobody asked for; its errors still come through as errors."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
