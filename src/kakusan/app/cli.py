@@ -120,6 +120,9 @@ def sample(
     out: Annotated[Path, Parameter(["--out", "-o"], help="Folder for the pictures and grid.png.")] = Path("out"),
     batch: Annotated[int | None, Parameter(help="Samples at once; by default what fits memory.")] = None,
     device: Device = "auto",
+    runtime: Annotated[
+        str, Parameter(help="eager, onnx or openvino; auto takes what bench found to be best.")
+    ] = "auto",
     json: Json = False,
 ) -> Outcome:
     """Draw samples from a model; ends with the path of grid.png."""
@@ -134,6 +137,12 @@ def sample(
 
     with Progress() as progress, Stop() as stop:
         loaded = facade.load(model, device=device)
+        if runtime != "eager":
+            from kakusan.app.engines import swap
+            from kakusan.app.sampler import Request
+
+            asked = Request(range(count), {}, steps, solver, guidance, autoguidance, eta, size=size and (size, size))
+            swap(loaded, runtime, asked)
         progress.start(count, "sampling", "step")
         samples = loaded.sample(
             count, prompt=prompt, label=label, seed=seed, steps=steps, solver=solver, guidance=guidance,
@@ -149,6 +158,7 @@ def sample(
                 "--autoguidance": autoguidance, "--eta": eta, "--size": size,
                 "--label": label, "--cond": cond, "--film": film, "--no-recipe": not recipe, "--out": out,
                 "--batch": batch, "--device": device if device != "auto" else None,
+                "--runtime": runtime if runtime != "auto" else None,
             }  # fmt: skip
             rest = _command("sample", words)
             progress.note(f"stopped: {made:,} of {count:,} samples are made and saved; the rest: {rest}")
@@ -313,6 +323,28 @@ def export(
     return Outcome(said, text=done.checked.words(), path=done.path)
 
 
+@app.command(sort_key=4.6)
+def bench(
+    model: Model,
+    /,
+    *,
+    batch: Annotated[list[int] | None, Parameter(help="Samples at once; may be repeated; 1 and 64 by default.")] = None,
+    size: Annotated[int | None, Parameter(help="Side in pixels; the model's own.")] = None,
+    compile: Annotated[bool, Parameter(show_default=False, help="Also torch.compile, which takes a minute.")] = False,
+    json: Json = False,
+) -> Outcome:
+    """Measure how fast a model's network runs here, by engine; sample takes the fastest from then on."""
+    for each in batch or []:
+        _positive("--batch", each)
+    _positive("--size", size)
+    from kakusan.app import bench as work
+    from kakusan.app.show import Progress
+
+    with Progress() as progress:
+        found = work.bench(model, batch=batch, size=size, compile=compile, progress=progress)
+    return Outcome(found.dict(), text=printed(lambda console: work.show(found, console)))
+
+
 @app.command(sort_key=7)
 def doctor(*, json: Json = False) -> Outcome:
     """Examine this machine: versions, devices, speed, memory, disk, extras."""
@@ -401,7 +433,7 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-_VERBS = (train, sample, resume, info, evaluate, compare, export, doctor, check, reproduce)
+_VERBS = (train, sample, resume, info, evaluate, compare, bench, export, doctor, check, reproduce)
 
 
 def _positive(name: str, value: float | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from kakusan.app import rundir, sampler
+from kakusan.app.engines import ledger
 from kakusan.app.loaded import load
 from kakusan.app.sampler import Request
 from kakusan.app.show import Progress
@@ -19,14 +20,8 @@ from kakusan.core.solver import Solver
 from kakusan.part import KakusanError
 from kakusan.runtime import export as runtime
 from kakusan.runtime.export import Branch, Exported, Sampling
-from kakusan.training.cache import cache_root
 
-__all__ = ["export", "ledger", "sampling"]
-
-
-def ledger() -> Path:
-    """Where the hashes of what this user exported are kept."""
-    return cache_root() / "exported"
+__all__ = ["export", "sampling"]
 
 
 def export(

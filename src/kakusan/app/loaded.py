@@ -106,6 +106,7 @@ class Loaded:
         if not isinstance(model.domain, Domain):
             raise KakusanError("this model has no data domain: sample it with kakusan.core.sample directly")
         self.model, self.info_, self.path, self.domain = model, info, path, model.domain
+        self.runtime = "eager"  # what evaluates the networks; another engine: kakusan.app.engines.swap
         if next(model.parameters()).device.type == "cpu":
             model.to(memory_format=torch.channels_last)
 
@@ -275,6 +276,7 @@ class Loaded:
             "seed": int(seed),
             "cond": named,
             "size": list(request.size) if request.size else None,
+            **({} if self.runtime == "eager" else {"runtime": self.runtime}),
         } | settled
 
 

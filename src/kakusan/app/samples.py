@@ -64,6 +64,10 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
             f"{source}: made by model {made['model'][:12]}, but {where} is {str(loaded.info_['hash'])[:12]}; "
             "put the model back, or name it with --model"
         )
+    if made.get("runtime"):
+        from kakusan.app.engines import swap
+
+        swap(loaded, str(made["runtime"]), request)
     sample = loaded.draw(request)[0]
     target = Path(out) if out else source.with_name(f"{source.stem}-again{source.suffix}")
     if target.is_dir():

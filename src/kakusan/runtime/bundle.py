@@ -15,7 +15,7 @@ from typing import Any
 from kakusan.files import write_bytes, write_json
 from kakusan.part import KakusanError
 
-__all__ = ["MANIFEST", "ours", "read_table", "seal"]
+__all__ = ["MANIFEST", "enter", "ours", "read_table", "seal"]
 
 MANIFEST = "manifest.json"
 _MOST = 64 << 20  # bytes of a table
@@ -24,10 +24,15 @@ _MOST = 64 << 20  # bytes of a table
 def seal(folder: Path, about: Mapping[str, Any], ledger: Path) -> dict[str, str]:
     """Write the manifest of all files in a folder and enter them in the ledger (a folder with one name a hash)."""
     hashes = {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
-    for digest in hashes.values():
-        write_bytes(ledger / digest, b"")
+    for name in hashes:
+        enter(folder / name, ledger)
     write_json(folder / MANIFEST, dict(about) | {"files": hashes})
     return hashes
+
+
+def enter(path: Path, ledger: Path) -> None:
+    """Remember a file as written here."""
+    write_bytes(ledger / _sha256(path), b"")
 
 
 def ours(path: Path, ledger: Path) -> Path:

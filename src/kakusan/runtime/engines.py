@@ -28,7 +28,7 @@ def onnxruntime(path: Path, threads: int = 0) -> Run:
     wanted = {i.name for i in session.get_inputs()}
 
     def run(feed: Feed) -> np.ndarray:
-        return np.asarray(session.run(["x0"], {n: v for n, v in feed.items() if n in wanted})[0])
+        return np.asarray(session.run(None, {n: v for n, v in feed.items() if n in wanted})[0])
 
     return run
 

@@ -24,11 +24,11 @@ from kakusan.runtime.graph import Graph
 from kakusan.runtime.table import rows
 from kakusan.runtime.verify import Checked, verify
 
-__all__ = ["Branch", "Exported", "Sampling", "export", "FORMATS", "table"]
+__all__ = ["FORMATS", "Branch", "Exported", "Sampling", "export", "table"]
 
 _HOW = [
     "x = start * N(0, 1), of shape (batch, *shape). Then for every entry of steps, in order:",
-    "x0 = sum of weights[j] * network(x, lam, c_in, c_skip, c_out, conditions) over the branches j of weight other than 0;",
+    "x0 = sum over branches of weights[j] * network(x, lam, c_in, c_skip, c_out, conditions), but for weights of 0;",
     "past = [x0, *past]; x = a * x + sum of b[i] * past[i] (+ noise * N(0, 1) where noise is not 0).",
     "Every coefficient goes into the network as (batch,) equal numbers; conditions named in a branch's none, and those "
     "that nobody asks for, get the value none. After the last step x is the sample.",

@@ -27,7 +27,7 @@ class Format:
 
 
 def _onnx(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) -> Run:
-    write_onnx(graph, shape, path)
+    write_onnx(graph, graph.example(shape), path, "x0")
     return engines.onnxruntime(path, threads)
 
 
@@ -35,7 +35,7 @@ def _openvino(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) ->
     import openvino as ov
 
     source = path.with_suffix(".onnx")
-    write_onnx(graph, shape, source)
+    write_onnx(graph, graph.example(shape), source, "x0")
     ov.save_model(ov.convert_model(str(source)), str(path), compress_to_fp16=False)
     source.unlink()
     return engines.openvino(path, threads)

@@ -91,19 +91,23 @@ def need(module: str, extra: str) -> None:
         raise KakusanError(f"this needs the package {module!r}, which is not installed: pip install 'kakusan[{extra}]'")
 
 
-def write_onnx(graph: Graph, shape: tuple[int, ...], path: Path) -> None:
-    """The graph at one shape (C, *S) and any batch size, as one ONNX file of float32 and opset ``OPSET``."""
-    for module in ("onnx", "onnxscript"):
-        need(module, "export")
-    arguments = graph.eval().example(shape)
-    batch = torch.export.Dim("batch", min=1)
-    dynamic = {name: {0: batch} for name in ("x", *COEFFICIENTS)} | {
-        "given": {n: {0: batch} for n in arguments["given"]}
-    }
+def write_onnx(module: nn.Module, arguments: dict[str, Any], path: Path, output: str) -> None:
+    """A module as one ONNX file of float32 and opset ``OPSET``, at the shapes of ``arguments`` and any batch size.
+
+    ``arguments``: tensors by name, and under "given" a table of more of them; each becomes an input of its own name.
+    Token sequences may have any length too.
+    """
+    for name in ("onnx", "onnxscript"):
+        need(name, "export")
+    given = {name: value.clone() for name, value in arguments.get("given", {}).items()}
+    plain = {name: value.clone() for name, value in arguments.items() if name != "given"}
+    batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=1)
+    dynamic: dict[str, Any] = {name: {0: batch} for name in plain}
+    dynamic["given"] = {n: {0: batch} | ({1: length} if n in ("tokens", "tokens_mask") else {}) for n in given}
     with torch.no_grad(), _quietly():
         torch.onnx.export(
-            graph, (), str(path), kwargs=arguments, dynamo=True, dynamic_shapes=dynamic, opset_version=OPSET,
-            input_names=["x", *COEFFICIENTS, *arguments["given"]], output_names=["x0"], external_data=False,
+            module.eval(), (), str(path), kwargs=plain | {"given": given}, dynamo=True, dynamic_shapes=dynamic,
+            opset_version=OPSET, input_names=[*plain, *given], output_names=[output], external_data=False,
             verbose=False,
         )  # fmt: skip
 
