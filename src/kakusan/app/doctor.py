@@ -19,7 +19,11 @@ from kakusan.app.show import size
 
 __all__ = ["cpu_name", "examine", "gflops", "lines", "memory_free", "memory_peak"]
 
-PROBES = {"diffusers": "diffusers"}  # extra -> module that proves it is there
+PROBES = {
+    "diffusers": "diffusers",
+    "export": "onnxscript",
+    "openvino": "openvino",
+}  # extra -> module that proves it is there
 LEAST = 2_000_000_000  # bytes of memory and of disk below which training is likely to fail
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kakusan.core.batch import Cond
 from kakusan.core.model import Model
 from kakusan.part import KakusanError
 
@@ -36,13 +37,18 @@ class Condition:
         none = encoder.null(1)
         self.name, self.kind = name, encoder.kind
         self.keys = {name if len(none) == 1 else f"{name}_{key}": key for key in none}
-        self.none = {given: none[key] for given, key in self.keys.items()}
+        self.dtypes = {given: none[key].dtype for given, key in self.keys.items()}
+        self.none = {given: _widened(none[key]) for given, key in self.keys.items()}
         self.names = list(getattr(encoder, "names", []))
         if any(0 in value.shape for value in none.values()):
             raise KakusanError(
                 f"condition {name!r} ({encoder.kind}) takes input of any length, which export does not know yet: "
                 "only conditions of fixed shape (labels, numbers) can be exported"
             )
+
+    def prepared(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The graph's inputs as the encoder's own."""
+        return {key: _narrowed(given[name], self.dtypes[name]) for name, key in self.keys.items()}
 
     def dict(self) -> dict[str, Any]:
         """Plain data for the table: dtype, shape after the batch and the value without this condition, by input."""
@@ -51,6 +57,15 @@ class Condition:
             for name, v in self.none.items()
         }
         return {"kind": self.kind, "inputs": inputs} | ({"names": self.names} if self.names else {})
+
+
+def _widened(value: Tensor) -> Tensor:
+    """Every input is float32 or int64, which all runtimes take: flags are 0 or 1."""
+    return value.to(torch.float32 if value.is_floating_point() or value.dtype == torch.bool else torch.int64)
+
+
+def _narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value > 0 if dtype == torch.bool else value.to(dtype)
 
 
 class Graph(nn.Module):
@@ -65,13 +80,16 @@ class Graph(nn.Module):
         self, x: Tensor, lam: Tensor, c_in: Tensor, c_skip: Tensor, c_out: Tensor, given: dict[str, Tensor]
     ) -> Tensor:
         denoiser, rest = self.model.denoiser, [1] * (x.ndim - 1)
-        inputs = {c.name: {key: given[name] for name, key in c.keys.items()} for c in self.conditions}
-        keep = {name: torch.ones_like(lam, dtype=torch.bool) for name in inputs}
-        if _BAKED in self.model.encoders:
-            none = self.model.encoder(_BAKED).null(1)
-            inputs[_BAKED] = {key: v.expand(x.shape[0], *v.shape[1:]) for key, v in none.items()}
-            keep[_BAKED] = torch.zeros_like(lam, dtype=torch.bool)
-        cond = self.model.cond(inputs, keep, x.shape[0])
+        known = {c.name: c for c in self.conditions}
+        conds = []
+        for name in self.model.encoders:
+            encoder = self.model.encoder(name)
+            if name in known:
+                conds.append(encoder(known[name].prepared(given), lam == lam))
+            else:  # a constant, made as long as the batch without asking for its shape, which runtimes stumble over
+                alone = encoder(encoder.null(1), torch.zeros(1, dtype=torch.bool))
+                conds.append(alone.map(lambda v: v + (0 * lam).reshape(-1, *[1] * (v.ndim - 1))))
+        cond = Cond.merge(conds)
         out = denoiser.net(c_in.reshape(-1, *rest) * x, lam, cond)
         return denoiser.space.project(c_skip.reshape(-1, *rest) * x + c_out.reshape(-1, *rest) * out)
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from kakusan.runtime.engines import Feed, Run
 
-__all__ = ["feeds", "sample"]
+__all__ = ["Draws", "feeds", "sample"]
+
+
+class Draws(Protocol):
+    """Where fresh noise comes from: ``numpy.random.Generator``, or what replays another's."""
+
+    def standard_normal(self, size: tuple[int, ...], dtype: type[np.float32]) -> np.ndarray: ...
 
 
 def sample(
-    table: Mapping[str, Any], networks: Mapping[str, Run], eps: np.ndarray, given: Feed, draw: np.random.Generator
+    table: Mapping[str, Any], networks: Mapping[str, Run], eps: np.ndarray, given: Feed, draw: Draws
 ) -> np.ndarray:
     """Samples (B, C, *S) from noise ``eps`` of that shape; ``given``: the conditions' inputs, (B, ...) each.
 

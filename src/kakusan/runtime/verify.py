@@ -16,6 +16,7 @@ from kakusan.core.sample import run, sample
 from kakusan.part import KakusanError
 from kakusan.runtime import host
 from kakusan.runtime.engines import Feed, Run
+from kakusan.runtime.graph import Graph
 
 if TYPE_CHECKING:
     from kakusan.runtime.export import Sampling
@@ -62,38 +63,36 @@ def verify(
     shape = (_BATCH, *table["shape"])
     given = anything(table, _BATCH)
     eps = np.random.default_rng(0).standard_normal(shape, np.float32)
-    one = _evaluations(table, truth, networks, eps, given)
+    one = _within("one evaluation", _evaluations(table, truth, networks, eps, given))
     rng = Rng(range(_BATCH))
     start = model.denoiser.space.noise([shape[1:]] * _BATCH, rng, "start").numpy()
     expected = _pytorch(model, sampling, start * np.float32(table["start"]), given, rng)
     noises = _Replay(model, sampling, [shape[1:]] * _BATCH, rng)
-    found = host.sample(table, networks, start, given, noises)  # type: ignore[arg-type]
-    checked = Checked(*one, *_apart(found, expected, SAMPLE))
-    for name, got, allowed in (
-        ("one evaluation", checked.evaluation, checked.evaluation_allowed),
-        ("a whole sample", checked.sample, checked.sample_allowed),
-    ):
-        if not got <= allowed:
-            raise KakusanError(
-                f"the exported model is not the same: {name} differs from PyTorch by {got:.2g}, {allowed:.2g} is "
-                "allowed; its files were deleted"
-            )
-    return checked
+    found = host.sample(table, networks, start, given, noises)
+    return Checked(*one, *_within("a whole sample", _apart(found, expected, SAMPLE)))
+
+
+def _within(name: str, found: tuple[float, float]) -> tuple[float, float]:
+    """(difference, what is allowed) where the one is not more than the other."""
+    if not found[0] <= found[1]:
+        raise KakusanError(
+            f"the exported model is not the same: {name} differs from PyTorch by {found[0]:.2g}, {found[1]:.2g} is "
+            "allowed; its files were deleted"
+        )
+    return found
 
 
 def anything(table: Mapping[str, Any], batch: int) -> Feed:
-    """Some value of every condition: classes in turn, numbers at random, flags set."""
+    """Some value of every condition: classes in turn, numbers at random between 0 and 1 (which sets flags)."""
     draw, given = np.random.default_rng(1), {}
     for about in table["conditions"].values():
         for name, told in about["inputs"].items():
             form = (batch, *told["shape"])
-            if told["dtype"] == "bool":
-                given[name] = np.ones(form, bool)
-            elif told["dtype"].startswith("int"):
+            if told["dtype"] == "int64":
                 most = max(1, int(np.max(told["none"])))
-                given[name] = (np.arange(np.prod(form)).reshape(form) % most).astype(told["dtype"])
+                given[name] = np.arange(np.prod(form), dtype=np.int64).reshape(form) % most
             else:
-                given[name] = draw.standard_normal(form).astype(told["dtype"])
+                given[name] = draw.uniform(0.1, 1, form).astype(np.float32)
     return given
 
 
@@ -115,6 +114,8 @@ def _evaluations(
 
 
 def _apart(found: np.ndarray, expected: np.ndarray, share: float) -> tuple[float, float]:
+    if found.shape != expected.shape:
+        return float("inf"), share
     return float(np.abs(found - expected).max()), share * max(1.0, float(np.abs(expected).max()))
 
 
@@ -141,11 +142,8 @@ def _pytorch(model: Model, sampling: Sampling, x: np.ndarray, given: Feed, rng: 
 
 
 def _inputs(model: Model, given: Feed) -> dict[str, dict[str, torch.Tensor]]:
-    from kakusan.runtime.graph import Graph
-
-    return {
-        c.name: {key: torch.from_numpy(given[name]) for name, key in c.keys.items()} for c in Graph(model).conditions
-    }
+    tensors = {name: torch.from_numpy(value) for name, value in given.items()}
+    return {c.name: c.prepared(tensors) for c in Graph(model).conditions}
 
 
 class _Replay:
@@ -155,5 +153,5 @@ class _Replay:
         climbs = [i for i, (t, s) in enumerate(pairwise(sampling.times)) if s > t]
         self.noises = iter([model.denoiser.space.noise(shapes, rng, "climb", i).numpy() for i in climbs])
 
-    def standard_normal(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def standard_normal(self, size: tuple[int, ...], dtype: type[np.float32]) -> np.ndarray:
         return next(self.noises).astype(dtype)
