@@ -16,8 +16,21 @@ import pytest
 from kakusan.app import cli
 from kakusan.part import KakusanError
 
-VERBS = ["train", "sample", "vary", "resume", "info", "evaluate", "compare", "reproduce", "data", "doctor"]
-LATER = ["edit", "inpaint", "outpaint", "blend", "upscale", "distill", "bench", "serve"]
+VERBS = [
+    "train",
+    "sample",
+    "vary",
+    "resume",
+    "info",
+    "evaluate",
+    "compare",
+    "bench",
+    "export",
+    "reproduce",
+    "data",
+    "doctor",
+]
+LATER = ["edit", "inpaint", "outpaint", "blend", "upscale", "distill", "serve"]
 
 
 def call(*words: str) -> int:
@@ -70,6 +83,8 @@ def test_help_lists_the_verbs_there_are(capsys):
         ["info"],
         ["evaluate"],
         ["compare"],
+        ["bench"],
+        ["export"],
         ["reproduce"],
         ["data", "check"],
         ["doctor"],

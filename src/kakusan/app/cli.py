@@ -140,6 +140,9 @@ def sample(
     out: Annotated[Path, Parameter(["--out", "-o"], help="Folder for the pictures and grid.png.")] = Path("out"),
     batch: Annotated[int | None, Parameter(help="Samples at once; by default what fits memory.")] = None,
     device: Device = "auto",
+    runtime: Annotated[
+        str, Parameter(help="eager, onnx or openvino; auto takes what bench found to be best.")
+    ] = "auto",
     json: Json = False,
 ) -> Outcome:
     """Draw samples from a model; ends with the path of grid.png."""
@@ -160,8 +163,12 @@ def sample(
 
     with Progress() as progress, Stop() as stop:
         loaded = facade.load(model, device=device)
-        progress.start(count or 1, "sampling", "step")
         request = loaded.request(count, **asked)
+        if runtime != "eager" and not (tile and runtime == "auto"):
+            from kakusan.app.engines import swap
+
+            swap(loaded, runtime, request)
+        progress.start(len(request.seeds), "sampling", "step")
         for words in loaded.remarks(request):
             progress.warn(words)
         samples = loaded.draw(request, film, batch, progress.update, stop)
@@ -179,6 +186,7 @@ def sample(
                 "--eta": eta, "--size": size, "--label": label, "--cond": cond, "--prompts": prompts,
                 "--wildcards": wildcards if wildcards != "turn" else None, "--film": film, "--no-recipe": not recipe,
                 "--out": out, "--batch": batch, "--device": device if device != "auto" else None,
+                "--runtime": runtime if runtime != "auto" else None,
             }  # fmt: skip
             rest = _command("sample", words)
             progress.note(f"stopped: {made:,} of {total:,} samples are made and saved; the rest: {rest}")
@@ -362,6 +370,58 @@ def compare(
     return Outcome(said, text="\n".join(done.result["words"]["answer"]), path=done.report)
 
 
+@app.command(sort_key=4.7)
+def export(
+    model: Model,
+    /,
+    *,
+    format: Annotated[str, Parameter(help="onnx or openvino.")] = "onnx",
+    out: Annotated[Path | None, Parameter(["--out", "-o"], help="New folder; MODEL-FORMAT.")] = None,
+    size: Annotated[int | None, Parameter(help="Side in pixels; an export has one size.")] = None,
+    steps: Annotated[int | None, Parameter(help="Steps of the solver; the model's default.")] = None,
+    solver: Annotated[str | None, Parameter(help="ddpm, ddim, heun, dpm2m, unipc or ipndm.")] = None,
+    guidance: Annotated[float | None, Parameter(help="How strictly to follow conditions; 1 is none.")] = None,
+    autoguidance: Annotated[float | None, Parameter(help="How far from its weak early self; 1 is none.")] = None,
+    eta: Annotated[float | None, Parameter(help="Fresh noise on the way: 0 none, 1 as DDPM.")] = None,
+    json: Json = False,
+) -> Outcome:
+    """Write a model for another runtime, checked against PyTorch; ends with the path of the folder."""
+    _positive("--steps", steps)
+    _positive("--size", size)
+    from kakusan.app.export import export as work
+    from kakusan.app.show import Progress
+
+    with Progress() as progress:
+        done = work(
+            model, format=format, out=out, size=size, steps=steps, solver=solver, guidance=guidance,
+            autoguidance=autoguidance, eta=eta, progress=progress,
+        )  # fmt: skip
+    said = {"path": str(done.path), "files": done.files, "checked": done.checked.dict()}
+    return Outcome(said, text=done.checked.words(), path=done.path)
+
+
+@app.command(sort_key=4.6)
+def bench(
+    model: Model,
+    /,
+    *,
+    batch: Annotated[list[int] | None, Parameter(help="Samples at once; may be repeated; 1 and 64 by default.")] = None,
+    size: Annotated[int | None, Parameter(help="Side in pixels; the model's own.")] = None,
+    compile: Annotated[bool, Parameter(show_default=False, help="Also torch.compile, which takes a minute.")] = False,
+    json: Json = False,
+) -> Outcome:
+    """Measure how fast a model's network runs here, by engine; sample takes the fastest from then on."""
+    for each in batch or []:
+        _positive("--batch", each)
+    _positive("--size", size)
+    from kakusan.app import bench as work
+    from kakusan.app.show import Progress
+
+    with Progress() as progress:
+        found = work.bench(model, batch=batch, size=size, compile=compile, progress=progress)
+    return Outcome(found.dict(), text=printed(lambda console: work.show(found, console)))
+
+
 @app.command(sort_key=7)
 def doctor(*, json: Json = False) -> Outcome:
     """Examine this machine: versions, devices, speed, memory, disk, extras."""
@@ -450,7 +510,7 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-_VERBS = (train, sample, vary, resume, info, evaluate, compare, doctor, check, reproduce)
+_VERBS = (train, sample, vary, resume, info, evaluate, compare, bench, export, doctor, check, reproduce)
 
 
 def _positive(name: str, value: float | None) -> None:

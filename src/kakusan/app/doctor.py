@@ -17,9 +17,14 @@ from typing import Any
 
 from kakusan.app.show import size
 
-__all__ = ["examine", "lines", "memory_free", "memory_peak"]
+__all__ = ["cpu_name", "examine", "gflops", "lines", "memory_free", "memory_peak"]
 
-PROBES = {"diffusers": "diffusers", "text": "transformers"}  # extra -> module that proves it is there
+PROBES = {
+    "diffusers": "diffusers",
+    "export": "onnxscript",
+    "openvino": "openvino",
+    "text": "transformers",
+}  # extra -> module that proves it is there
 LEAST = 2_000_000_000  # bytes of memory and of disk below which training is likely to fail
 
 
@@ -40,7 +45,7 @@ def examine(seconds: float = 1.0) -> dict[str, Any]:
         "devices": _devices(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gflops": _gflops(seconds),
+        "gflops": gflops(seconds),
         "memory_free": memory_free(),
         "disk_free": _disk_free(Path.cwd()),
         "cache": str(root),
@@ -122,10 +127,10 @@ def _devices() -> list[dict[str, Any]]:
         found.append({"device": f"cuda:{i}", "name": p.name, "memory": p.total_memory})
     if torch.backends.mps.is_available():
         found.append({"device": "mps", "name": "Apple GPU", "memory": None})
-    return [*found, {"device": "cpu", "name": _cpu_name(), "memory": memory_free()}]
+    return [*found, {"device": "cpu", "name": cpu_name(), "memory": memory_free()}]
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     try:
         words = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -133,7 +138,7 @@ def _cpu_name() -> str:
     return words[1].strip() if words else platform.processor() or platform.machine()
 
 
-def _gflops(seconds: float) -> float:
+def gflops(seconds: float) -> float:
     """The best of repeated products of two 1024 x 1024 fp32 matrices, in 1e9 operations a second."""
     import torch
 

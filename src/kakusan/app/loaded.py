@@ -62,6 +62,7 @@ class Loaded:
         if not isinstance(model.domain, Domain):
             raise KakusanError("this model has no data domain: sample it with kakusan.core.sample directly")
         self.model, self.info_, self.path, self.domain = model, info, path, model.domain
+        self.runtime = "eager"  # what evaluates the networks; another engine: kakusan.app.engines.swap
         if next(model.parameters()).device.type == "cpu":
             model.to(memory_format=torch.channels_last)
 
@@ -270,6 +271,7 @@ class Loaded:
             "size": list(request.size) if request.size else None,
             **({"negative": against} if against else {}),
             **({"from": request.start.source | {"level": request.start.level}} if request.start else {}),
+            **({} if self.runtime == "eager" else {"runtime": self.runtime}),
         } | settled
 
     def _said(self, name: str, value: Any) -> Any:

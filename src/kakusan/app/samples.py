@@ -56,6 +56,10 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
         request = varying.recalled(loaded, made, source)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise KakusanError(f"{source}: its recipe is damaged ({error})") from error
+    if made.get("runtime"):
+        from kakusan.app.engines import swap
+
+        swap(loaded, str(made["runtime"]), request)
     sample = loaded.draw(request)[0]
     target = Path(out) if out else source.with_name(f"{source.stem}-again{source.suffix}")
     if target.is_dir():

@@ -14,7 +14,19 @@ from torch.nn import functional as F
 
 from kakusan.core.batch import Cond
 from kakusan.core.denoiser import Net
-from kakusan.nets.layers import Attention, Dense, check_ports, embedded, fold, matrices, pad_to, unfold, with_null, zero
+from kakusan.nets.layers import (
+    Attention,
+    Dense,
+    check_ports,
+    crop,
+    embedded,
+    fold,
+    matrices,
+    pad_to,
+    unfold,
+    with_null,
+    zero,
+)
 from kakusan.part import KakusanError
 
 __all__ = ["DiT"]
@@ -140,7 +152,7 @@ class DiT(Net):
         scale, shift = self.modulate(e).chunk(2, 2)
         h = self.out(F.layer_norm(h, (self.width,), eps=1e-6) * (scale + 1) + shift)
         out = unfold(h.transpose(1, 2).reshape(x.shape[0], -1, *sizes), self.steps)
-        out = out[tuple(slice(n) for n in x.shape)]
+        out = crop(out, x.shape[2:])
         return (out if valid is None else out * valid).to(x.dtype)
 
     def _patches(self, x: Tensor) -> Tensor:

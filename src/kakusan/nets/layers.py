@@ -24,6 +24,7 @@ __all__ = [
     "GroupNorm",
     "attend",
     "check_ports",
+    "crop",
     "embedded",
     "fold",
     "fourier",
@@ -135,6 +136,11 @@ def pad_to(x: Tensor, steps: Sequence[int], mode: str = "zeros") -> Tensor:
         wrap = torch.arange(x.shape[axis] + e, device=x.device) % x.shape[axis]
         x = x.index_select(axis, wrap)
     return x
+
+
+def crop(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The first ``sizes`` of x (B, C, *S) along its last axes, batch and channels whole: what ``pad_to`` added, off."""
+    return x[(slice(None), slice(None), *(slice(n) for n in sizes))]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

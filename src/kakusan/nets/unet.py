@@ -17,6 +17,7 @@ from kakusan.nets.layers import (
     Attention,
     GroupNorm,
     check_ports,
+    crop,
     embedded,
     fold,
     matrices,
@@ -196,7 +197,7 @@ class UNet(Net):
         out = unfold(h, self.steps)
         if mask is not None:
             out = out * mask
-        out = out[tuple(slice(n) for n in (*x.shape[:2], *[1] * (out.ndim - x.ndim), *x.shape[2:]))]
+        out = crop(out, [*[1] * (out.ndim - x.ndim), *x.shape[2:]])
         return out.reshape(x.shape).to(x.dtype)
 
     def _lift(self, x: Tensor) -> Tensor:
@@ -241,7 +242,7 @@ class UNet(Net):
             if level.merge is not None:
                 skip = skips.pop()
                 h = F.interpolate(level.widen(h), scale_factor=tuple(float(n) for n in self.halves))
-                h = h[tuple(slice(n) for n in (*h.shape[:2], *skip.shape[2:]))]
+                h = crop(h, skip.shape[2:])
                 h = level.merge(torch.cat([h, skip], 1))
             for block in level.up:
                 h = block(h, next(given), next(given), mask)

@@ -1,0 +1,90 @@
+"""The verb ``export``: a model and its sampling settings as files for another runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from kakusan.app import rundir, sampler
+from kakusan.app.engines import ledger
+from kakusan.app.loaded import load
+from kakusan.app.sampler import Request
+from kakusan.app.show import Progress
+from kakusan.catalog import build
+from kakusan.core import grid as grids
+from kakusan.core.grid import Grid
+from kakusan.core.guide import Autoguidance, ClassifierFree, Guide, Plain
+from kakusan.core.model import Model
+from kakusan.core.solver import Solver
+from kakusan.part import KakusanError
+from kakusan.runtime import export as runtime
+from kakusan.runtime.export import Branch, Exported, Sampling
+
+__all__ = ["export", "sampling"]
+
+
+def export(
+    model: str | Path,
+    *,
+    format: str = "onnx",
+    out: str | Path | None = None,
+    size: int | None = None,
+    steps: int | None = None,
+    solver: str | None = None,
+    guidance: float | None = None,
+    autoguidance: float | None = None,
+    eta: float | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write a model in another runtime's format, verified against PyTorch; what is not given is the model's default.
+
+    Raises KakusanError where the format cannot hold the model, a package is missing or the check fails.
+    """
+    if format not in (known := sorted(runtime.FORMATS)):
+        raise KakusanError(f"--format {format!r} is not known; choose one of: {', '.join(known)}")
+    with progress or Progress() as shown:
+        loaded = load(model, "cpu")
+        grown = (size, size) if size is not None else None
+        request = Request(
+            seeds=[0], steps=steps, solver=solver, guidance=guidance, autoguidance=autoguidance, eta=eta, size=grown
+        )
+        about = {"kakusan": rundir.environment()["versions"]["kakusan"], "model": loaded.info()["hash"]}
+        shape = loaded.domain.blank(1, size=grown)[0]
+        name = (
+            loaded.path.parent.name if loaded.path and loaded.path.stem == "model" else loaded.path and loaded.path.stem
+        )
+        target = Path(out) if out is not None else Path(f"{name or 'model'}-{format}")
+        chosen = sampling(loaded.model, request)
+        return runtime.export(
+            loaded.model, chosen, shape, format, target, ledger(), about, shown.note, torch.get_num_threads()
+        )
+
+
+def sampling(model: Model, request: Request) -> Sampling:
+    """The request's sampler as the runtime wants it: what ``sampler.steps`` would do."""
+    settled = sampler.settle(model, request)
+    solver, grid, process = build(settled["solver"], "solver"), build(settled["grid"], "grid"), model.denoiser.process
+    if not isinstance(solver, Solver) or not isinstance(grid, Grid):
+        raise KakusanError(f"solver {settled['solver']} and grid {settled['grid']}: need a solver/... and a grid/...")
+    times = grid.times(settled["steps"], process)
+    if settled["eta"]:
+        times = grids.climb(times, process, settled["eta"])
+    weight = sampler.defaults(model)["guidance"] if request.guidance is None else request.guidance
+    if not isinstance(weight, (int, float)):
+        raise KakusanError("this model weighs each condition by itself, which a table cannot hold: add --guidance 2")
+    settled |= {"guidance": float(weight)}  # hosts say what they draw, later
+    guide, branches = guided(model, float(weight), settled["autoguidance"])
+    return Sampling(solver, times, guide, branches, settled)
+
+
+def guided(model: Model, guidance: float, autoguidance: float) -> tuple[Guide, tuple[Branch, ...]]:
+    """The guide of these weights, and the branches it weighs, in its order."""
+    guide: Guide = Plain()
+    branches: tuple[Branch, ...] = (Branch(),)
+    if guidance != 1:
+        guide = ClassifierFree(guidance)
+        branches = (Branch(none=tuple(name for name in model.encoders if name != "augment")), Branch())
+    if autoguidance != 1 and model.weak is not None:
+        return Autoguidance(autoguidance, guide), (Branch("weak"), *branches)
+    return guide, branches

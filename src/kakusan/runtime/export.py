@@ -1,0 +1,133 @@
+"""Export: a model with its sampler in another runtime's format, verified on the spot or not kept at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kakusan.core.guide import Guide
+from kakusan.core.model import Model
+from kakusan.core.solver import Solver
+from kakusan.files import write_json
+from kakusan.part import KakusanError
+from kakusan.runtime import engines
+from kakusan.runtime.bundle import seal
+from kakusan.runtime.engines import Run
+from kakusan.runtime.formats import FORMATS
+from kakusan.runtime.graph import Graph
+from kakusan.runtime.table import rows
+from kakusan.runtime.verify import Checked, verify
+
+__all__ = ["FORMATS", "Branch", "Exported", "Sampling", "export", "table"]
+
+_HOW = [
+    "x = start * N(0, 1), of shape (batch, *shape). Then for every entry of steps, in order:",
+    "x0 = sum over branches of weights[j] * network(x, lam, c_in, c_skip, c_out, conditions), but for weights of 0;",
+    "past = [x0, *past]; x = a * x + sum of b[i] * past[i] (+ noise * N(0, 1) where noise is not 0).",
+    "Every coefficient goes into the network as (batch,) equal numbers; conditions named in a branch's none, and those "
+    "that nobody asks for, get the value none. After the last step x is the sample.",
+]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One estimate that guidance weighs: by the model or its weak earlier self, with some conditions left out."""
+
+    network: str = "model"  # or "weak"
+    none: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample: what the table is made of. ``settings`` are recorded as they stand."""
+
+    solver: Solver
+    times: Tensor
+    guide: Guide
+    branches: tuple[Branch, ...] = (Branch(),)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> list[str]:
+        """The networks that are used: "model" first, and "weak" where a branch asks for it."""
+        return sorted({branch.network for branch in self.branches})
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how far it is from PyTorch."""
+
+    path: Path
+    files: dict[str, str]  # name -> SHA-256
+    checked: Checked
+
+
+def table(model: Model, sampling: Sampling, shape: tuple[int, ...], files: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that a host needs beside the networks, as plain data."""
+    steps = [row.dict() for row in rows(model.denoiser, sampling.solver, sampling.times, sampling.guide)]
+    return {
+        "format": 1,
+        "how": _HOW,
+        "shape": list(shape),
+        "start": float(model.denoiser.process.scales(sampling.times[0])[1]),
+        "memory": max(len(row["b"]) for row in steps),
+        "networks": dict(files),
+        "branches": [{"network": b.network, "none": list(b.none)} for b in sampling.branches],
+        "conditions": {c.name: c.dict() for c in Graph(model).conditions},
+        "steps": steps,
+        "settings": dict(sampling.settings),
+        "domain": model.domain.spec() if model.domain is not None else None,
+    }
+
+
+def export(
+    model: Model,
+    sampling: Sampling,
+    shape: tuple[int, ...],
+    kind: str,
+    out: Path,
+    ledger: Path,
+    about: Mapping[str, Any],
+    say: Callable[[str], None] = lambda words: None,
+    threads: int = 0,
+) -> Exported:
+    """Write ``out``: the networks as ``kind`` (a key of ``FORMATS``), table.json and manifest.json; new or not at all.
+
+    Everything is written beside its place and checked there against PyTorch: one evaluation and a whole sample. What
+    fails is deleted.
+    """
+    if out.exists():
+        raise KakusanError(f"--out {out}: exists already, and exports overwrite nothing; choose another name")
+    chosen = FORMATS[kind]
+    chosen.check(model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        graphs = {name: Graph(model if name == "model" else _weak(model)) for name in sampling.networks}
+        runs: dict[str, Run] = {}
+        for name, graph in graphs.items():
+            say(f"writing {name} as {kind} ...")
+            runs[name] = chosen.write(graph, shape, temporary / f"{name}{chosen.suffix}", threads)
+        made = table(model, sampling, shape, {name: f"{name}{chosen.suffix}" for name in graphs})
+        say("comparing with PyTorch: one evaluation, one whole sample ...")
+        checked = verify(made, {n: engines.pytorch(g) for n, g in graphs.items()}, runs, model, sampling)
+        write_json(temporary / "table.json", made)
+        files = seal(temporary, dict(about) | {"format": 1, "kind": kind, "checked": checked.dict()}, ledger)
+        temporary.chmod(0o755)
+        temporary.rename(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return Exported(out, files, checked)
+
+
+def _weak(model: Model) -> Model:
+    if model.weak is None:
+        raise KakusanError("this model has no weak model beside it: export without autoguidance")
+    return model.weak

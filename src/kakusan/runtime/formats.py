@@ -1,0 +1,81 @@
+"""Formats: what kakusan exports to, and the words for what a format cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kakusan.core.model import Model
+from kakusan.part import KakusanError
+from kakusan.runtime import engines
+from kakusan.runtime.engines import Run
+from kakusan.runtime.graph import Graph, need, write_onnx
+
+__all__ = ["FORMATS", "Format"]
+
+Write = Callable[[Graph, tuple[int, ...], Path, int], Run]
+
+
+@dataclass(frozen=True)
+class Format:
+    """``write`` makes the file of one network and returns a function that runs it; ``check`` refuses beforehand."""
+
+    suffix: str
+    write: Write
+    check: Callable[[Model], None]
+
+
+def _onnx(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) -> Run:
+    write_onnx(graph, graph.example(shape), path, "x0")
+    return engines.onnxruntime(path, threads)
+
+
+def _openvino(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) -> Run:
+    import openvino as ov
+
+    source = path.with_suffix(".onnx")
+    write_onnx(graph, graph.example(shape), source, "x0")
+    ov.save_model(ov.convert_model(str(source)), str(path), compress_to_fp16=False)
+    source.unlink()
+    return engines.openvino(path, threads)
+
+
+def _nothing(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) -> Run:
+    raise AssertionError("refused before")
+
+
+def _check_onnx(model: Model) -> None:
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        need(module, "export")
+
+
+def _check_openvino(model: Model) -> None:
+    for module in ("onnx", "onnxscript"):
+        need(module, "export")
+    need("openvino", "openvino")
+
+
+def _check_torch(model: Model) -> None:
+    raise KakusanError(
+        "--format torch: the model's own file is that already: averaged weights as safetensors, read with "
+        "kakusan.load(FILE), or as plain tensors with safetensors.torch.load_file(FILE)"
+    )
+
+
+def _check_diffusers(model: Model) -> None:
+    kind = model.denoiser.net.kind
+    why = {
+        "net/unet": "its bypass (a 1x1 convolution around the whole network, scaled by the noise level) and its single "
+        "projection of skips have no counterpart there",
+        "net/dit": "it has no convolutions: its adaLN blocks have no counterpart there",
+    }.get(kind, "no exact mapping of its layers is known")
+    raise KakusanError(f"--format diffusers: UNet2DModel cannot hold {kind}: {why}; use --format onnx or openvino")
+
+
+FORMATS = {
+    "onnx": Format(".onnx", _onnx, _check_onnx),
+    "openvino": Format(".xml", _openvino, _check_openvino),
+    "torch": Format("", _nothing, _check_torch),
+    "diffusers": Format("", _nothing, _check_diffusers),
+}

@@ -1,0 +1,92 @@
+"""Nets: one network F(x, lam, cond) run by another engine in its place, with whatever conditions it has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kakusan.core.batch import Cond
+from kakusan.core.denoiser import Net
+from kakusan.files import replacing
+from kakusan.part import KakusanError
+from kakusan.runtime import engines
+from kakusan.runtime.bundle import enter, ours
+from kakusan.runtime.graph import need, write_onnx
+
+__all__ = ["ENGINES", "Call", "Swapped", "engine", "ports"]
+
+Call = Callable[[Tensor, Tensor, Cond], Tensor]
+ENGINES = {"eager": None, "compiled": None, "onnx": "onnxruntime", "openvino": "openvino"}  # name -> module it needs
+
+
+class _Ports(nn.Module):
+    """A network as ``(x, lam, {port: value}) -> F``."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, lam: Tensor, given: dict[str, Tensor]) -> Tensor:
+        return self.net(x, lam, Cond(**given))
+
+
+def ports(cond: Cond) -> dict[str, Tensor]:
+    """The ports in use, by name."""
+    values = {port.name: getattr(cond, port.name) for port in fields(cond)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def engine(name: str, net: Net, x: Tensor, cond: Cond, file: Path, ledger: Path, threads: int) -> tuple[Call, float]:
+    """``net`` run by an engine of ``ENGINES`` at x's shape, and the seconds it took to load.
+
+    ``file``: where the network as ONNX is kept between runs; made when it is not there.
+    """
+    if name == "eager":
+        return net, 0.0
+    if name == "compiled":
+        begun = time.perf_counter()
+        compiled = torch.compile(net)
+        with torch.inference_mode():
+            compiled(x, torch.zeros(len(x)), cond)
+        return compiled, time.perf_counter() - begun
+    need(str(ENGINES[name]), "openvino" if name == "openvino" else "export")
+    if not file.is_file():
+        _write(net, x, cond, file, ledger)
+    begun = time.perf_counter()
+    run = getattr(engines, str(ENGINES[name]))(ours(file, ledger), threads)
+
+    def call(x: Tensor, lam: Tensor, cond: Cond) -> Tensor:
+        feed = {"x": x, "lam": lam} | ports(cond)
+        found = run({name: np.ascontiguousarray(value.numpy()) for name, value in feed.items()})
+        return torch.from_numpy(found)
+
+    return call, time.perf_counter() - begun
+
+
+def _write(net: Net, x: Tensor, cond: Cond, file: Path, ledger: Path) -> None:
+    given = ports(cond)
+    for name in given.keys() & {"tokens", "tokens_mask"}:  # any length, which a length of one would not say
+        given[name] = given[name].repeat_interleave(3, 1)
+    arguments = {"x": x, "lam": torch.zeros(len(x)), "given": given}
+    with replacing(file) as temporary:
+        write_onnx(_Ports(net), arguments, temporary, "out")
+        enter(temporary, ledger)
+
+
+class Swapped(Net):
+    """A network whose evaluations another engine makes; its weights stay those of ``net``."""
+
+    def __init__(self, net: Net, call: Call, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.net, self.call, self.shape = net, call, shape
+
+    def forward(self, x: Tensor, lam: Tensor, cond: Cond) -> Tensor:
+        if tuple(x.shape[1:]) != self.shape:
+            raise KakusanError(f"x has sizes {tuple(x.shape[2:])}: this engine was made for {self.shape[1:]}")
+        return self.call(x, lam, cond)
