@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
+from kakusan.app import cli_edit
 from kakusan.app.failures import guarded
 from kakusan.app.outcome import Outcome, flat, print_outcome, printed, table
 from kakusan.part import KakusanError
@@ -371,7 +372,7 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-_VERBS = (train, sample, resume, info, evaluate, compare, doctor, check, reproduce)
+_VERBS = (train, sample, resume, info, evaluate, compare, doctor, check, reproduce, *cli_edit.register(app))
 
 
 def _positive(name: str, value: float | None) -> None:

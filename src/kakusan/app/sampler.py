@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,14 +15,17 @@ from kakusan.catalog import build
 from kakusan.core import grid as grids
 from kakusan.core.batch import Inputs
 from kakusan.core.grid import Grid
-from kakusan.core.guide import Autoguidance, ClassifierFree, Guide, Plain, pair
+from kakusan.core.guide import Autoguidance, ClassifierFree, Denoise, Guide, Plain, pair
 from kakusan.core.model import Model
 from kakusan.core.rng import Rng, mix
 from kakusan.core.sample import Step, sample, start
 from kakusan.core.solver import Solver
 from kakusan.part import KakusanError, Part
 
-__all__ = ["DEFAULTS", "SOLVERS", "Request", "plan_batches", "settle", "steps"]
+__all__ = ["DEFAULTS", "SOLVERS", "Edit", "Request", "plan_batches", "settle", "steps"]
+
+# from (denoiser, noise at the first time, times) to what an edit puts in their places
+Edit = Callable[[Denoise, Tensor, Tensor], tuple[Denoise, Tensor, Tensor]]
 
 SOLVERS = {
     "ddim": "solver/ddim",
@@ -141,8 +144,8 @@ def free_memory(device: torch.device) -> int:
     return memory_free() or 4 << 30
 
 
-def steps(model: Model, request: Request, shapes: list[tuple[int, ...]]) -> Iterator[Step]:
-    """Sample one batch, step by step; ``shapes`` are the samples' own (C, *S)."""
+def steps(model: Model, request: Request, shapes: list[tuple[int, ...]], edit: Edit | None = None) -> Iterator[Step]:
+    """Sample one batch, step by step; ``shapes`` are the samples' own (C, *S); ``edit`` has the last word on how."""
     settled = settle(model, request)
     denoiser = model.denoiser
     device = next(model.parameters()).device
@@ -169,13 +172,20 @@ def steps(model: Model, request: Request, shapes: list[tuple[int, ...]]) -> Iter
         guide = Autoguidance(settled["autoguidance"], guide)
         branches = pair(model.weak.branches([model.weak.cond(inputs, {}, count)]), branches)
     denoise = guide(branches)
-    yield from _no_grad(sample(denoise, x, times, solver, denoiser.process, denoiser.space, rng, shapes))
+    if edit is not None:
+        with torch.no_grad():
+            denoise, x, times = edit(denoise, x, times)
+    drawn = sample(denoise, x, times, solver, denoiser.process, denoiser.space, rng, shapes)
+    yield from _no_grad(drawn, torch.inference_mode if edit is None else torch.no_grad)
 
 
-def _no_grad(source: Iterator[Step]) -> Iterator[Step]:
-    """Each step is computed without gradients, and the caller's own mode is left alone between them."""
+def _no_grad(source: Iterator[Step], mode: type[torch.no_grad] | type[torch.inference_mode]) -> Iterator[Step]:
+    """Each step is computed without gradients, and the caller's own mode is left alone between them.
+
+    Constraints take gradients of their own, which inference mode rules out.
+    """
     while True:
-        with torch.inference_mode():
+        with mode():
             step = next(source, None)
         if step is None:
             return

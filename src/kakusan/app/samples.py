@@ -42,6 +42,10 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
     made = read_recipe(source)
     if not made:
         raise KakusanError(f"{source}: carries no recipe (it was written with --no-recipe, or not by kakusan)")
+    if "verb" in made:
+        from kakusan.app.again import again
+
+        return again(source, made, out, model)
     try:
         where = model or made["file"]
         loaded = load(where)
