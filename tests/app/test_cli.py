@@ -16,8 +16,22 @@ import pytest
 from kakusan.app import cli
 from kakusan.part import KakusanError
 
-VERBS = ["train", "sample", "resume", "info", "evaluate", "compare", "reproduce", "data", "doctor"]
-LATER = ["edit", "inpaint", "outpaint", "vary", "blend", "upscale", "distill", "bench", "serve"]
+VERBS = [
+    "train",
+    "sample",
+    "inpaint",
+    "outpaint",
+    "edit",
+    "blend",
+    "resume",
+    "info",
+    "evaluate",
+    "compare",
+    "reproduce",
+    "data",
+    "doctor",
+]
+LATER = ["vary", "upscale", "distill", "bench", "serve"]
 
 
 def call(*words: str) -> int:
@@ -65,6 +79,10 @@ def test_help_lists_the_verbs_there_are(capsys):
     [
         ["train"],
         ["sample"],
+        ["inpaint"],
+        ["outpaint"],
+        ["edit"],
+        ["blend"],
         ["resume"],
         ["info"],
         ["evaluate"],

@@ -33,7 +33,8 @@ Json = Annotated[
     bool, Parameter("--json", show_default=False, help="Print one JSON object as the last line of output.")
 ]
 Route = Annotated[
-    Literal["posterior", "replace"], Parameter(help="By the denoiser's own covariance, or by replacing (RePaint).")
+    Literal["posterior", "replace"] | None,
+    Parameter(help="By the denoiser's own covariance, the default, or by replacing (RePaint), which guidance needs."),
 ]
 Resample = Annotated[
     int | None, Parameter(help="How often each step is taken; more is truer and slower (posterior 2, replace 10).")
@@ -54,7 +55,7 @@ def inpaint(
     prompt: Prompt = None,
     /,
     *,
-    route: Route = "posterior",
+    route: Route = None,
     resample: Resample = None,
     feather: Annotated[int, Parameter(help="Soften the mask over so many pixels inside its border.")] = 0,
     invert: Annotated[bool, Parameter(show_default=False, help="Repaint what is black instead.")] = False,
@@ -96,7 +97,7 @@ def outpaint(
     right: Annotated[int, Parameter(help="Pixels to add at the right.")] = 0,
     top: Annotated[int, Parameter(help="Pixels to add at the top.")] = 0,
     bottom: Annotated[int, Parameter(help="Pixels to add at the bottom.")] = 0,
-    route: Route = "posterior",
+    route: Route = None,
     resample: Resample = None,
     resize: Resize = False,
     count: Count = 1,

@@ -43,6 +43,18 @@ class Wanted:
     progress: Report | None = None
     stop: Asked | None = None
 
+    def unguided(self) -> Wanted:
+        """The same, without autoguidance unless it was asked for: the model's own distribution, as constraints need it.
+
+        The derivative of a guided estimate is no covariance; by it, fills became noise.
+        """
+        return replace(self, autoguidance=1.0) if self.autoguidance is None else self
+
+    def guided(self, loaded: Loaded) -> bool:
+        """Whether some guidance takes part."""
+        settled = sampler.settle(loaded.model, self.request(loaded))
+        return bool(settled["guidance"] != 1 or settled["autoguidance"] != 1)
+
     def request(self, loaded: Loaded) -> Request:
         """As a request to the sampler. A class that is not named is left open, and then nothing guides."""
         cond = dict(self.cond or {})

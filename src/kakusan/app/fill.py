@@ -34,7 +34,7 @@ def inpaint(
     mask: Source,
     wanted: Wanted | None = None,
     *,
-    route: str = "posterior",
+    route: str | None = None,
     resample: int | None = None,
     feather: int = 0,
     invert: bool = False,
@@ -43,11 +43,12 @@ def inpaint(
 ) -> list[Edited]:
     """Paint anew what is white in ``mask``; everything else is the file's own to the bit.
 
-    ``route``: "posterior" (the denoiser's own covariance decides what the known pixels say of the others) or "replace"
-    (RePaint). Each step is taken ``resample`` times. ``feather`` softens the mask over so many pixels inside its
-    border; ``invert`` repaints what is black. ``tile`` works at the picture's scale, ``resize`` at the model's.
+    ``route``: "posterior" (the denoiser's own covariance decides what the known pixels say of the others; not with
+    guidance) or "replace" (RePaint); None takes the first that is possible. Each step is taken ``resample`` times.
+    ``feather`` softens the mask over so many pixels inside its border; ``invert`` repaints what is black. ``tile``
+    works at the picture's scale, ``resize`` at the model's.
     """
-    wanted = wanted or Wanted()
+    wanted = (wanted or Wanted()).unguided()
     canvas = open_canvas(image)
     white, mask_file = open_mask(mask, canvas.size)
     white = 1 - white if invert else white
@@ -57,9 +58,8 @@ def inpaint(
     if (share := float((white > 0).mean())) > MOSTLY_WHITE:
         notes.append(f"{100 * share:.0f}% of the mask is white, and white is repainted: inverted? (--invert)")
     white = feathered(white, feather) if feather else white
-    options = {
-        "route": _known(route), "resample": ROUTES[route] if resample is None else resample, "feather": feather,
-        "invert": invert, "tile": tile, "resize": resize,
+    options = _route(loaded, wanted, route, resample) | {
+        "feather": feather, "invert": invert, "tile": tile, "resize": resize,
     }  # fmt: skip
     inputs = {"image": canvas, "mask": mask_file}
     if not (white > 0).any():
@@ -77,7 +77,7 @@ def outpaint(
     right: int = 0,
     top: int = 0,
     bottom: int = 0,
-    route: str = "posterior",
+    route: str | None = None,
     resample: int | None = None,
     resize: bool = False,
 ) -> list[Edited]:
@@ -86,7 +86,7 @@ def outpaint(
     The model paints in overlapping windows of its own size, whose estimates are averaged at every step; at the
     picture's own scale unless ``resize`` brings the picture to the model's size first.
     """
-    wanted = wanted or Wanted()
+    wanted = (wanted or Wanted()).unguided()
     edges = {"left": left, "right": right, "top": top, "bottom": bottom}
     for name, pixels in edges.items():
         if pixels < 0:
@@ -94,11 +94,7 @@ def outpaint(
     if not any(edges.values()):
         raise KakusanError("nothing to extend: give --left, --right, --top or --bottom, in pixels")
     canvas = open_canvas(image)
-    options = edges | {
-        "route": _known(route),
-        "resample": ROUTES[route] if resample is None else resample,
-        "resize": resize,
-    }
+    options = edges | _route(loaded, wanted, route, resample) | {"resize": resize}
     wide, new = canvas.extended(**edges)
     placed = lay_out(wide.size, model_domain(loaded).size, True, resize, new, canvas.size)
     return _filled(loaded, wide, new, placed, wanted, "outpaint", {"image": canvas}, options, [])
@@ -128,10 +124,17 @@ def constrained(
     return edit
 
 
-def _known(route: str) -> str:
-    if route not in ROUTES:
-        raise KakusanError(f"route={route!r} is not known; choose one of: {', '.join(ROUTES)}")
-    return route
+def _route(loaded: Loaded, wanted: Wanted, route: str | None, resample: int | None) -> dict[str, Any]:
+    """The way to fill and how often each step is taken, chosen where that was left open."""
+    guided = wanted.guided(loaded)
+    chosen = route or ("replace" if guided else "posterior")
+    if chosen not in ROUTES:
+        raise KakusanError(f"route={chosen!r} is not known; choose one of: {', '.join(ROUTES)}")
+    if chosen == "posterior" and guided:
+        raise KakusanError("route='posterior' works without guidance: leave --guidance at 1, or use --route replace")
+    if resample is not None and resample < 1:
+        raise KakusanError(f"resample={resample}: each step is taken at least once")
+    return {"route": chosen, "resample": resample or ROUTES[chosen]}
 
 
 def _filled(

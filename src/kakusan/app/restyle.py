@@ -31,12 +31,11 @@ AMOUNTS = {"blur": 1.5, "noise": 25.0}  # pixels of standard deviation; grey lev
 
 
 def strength_ratio(strength: float, sigma_data: float) -> float:
-    """k = sigma/alpha at a strength in [0, 1]: ``sigma_data tan(strength pi/2)``.
+    """k = sigma/alpha at a strength in [0, 1]: ``3 sigma_data tan(strength pi/2)``, whatever the process.
 
-    So the start holds the share cos^2(strength pi/2) of picture and sin^2 of noise in its variance, whatever the
-    process.
+    At 1/2 the noise is three times the pictures' own spread, of which little more than the layout shows through.
     """
-    return sigma_data * math.tan(strength * math.pi / 2) if strength < 1 else math.inf
+    return 3 * sigma_data * math.tan(strength * math.pi / 2) if strength < 1 else math.inf
 
 
 def started(seen: Tensor, ratio: float, process: Process, size: tuple[int, int]) -> Edit:
@@ -105,7 +104,9 @@ def restore(
     ``amount``: of blur in pixels (1.5), of noise in grey levels (25), each a standard deviation. ``noise``: of the
     measurement, in the model's range of -1 to 1. ``tile`` allows results larger than the model.
     """
-    wanted = wanted or Wanted()
+    wanted = (wanted or Wanted()).unguided()
+    if wanted.guided(loaded):
+        raise KakusanError("restore works without guidance: leave --guidance and --autoguidance at 1")
     canvas, domain, request = open_canvas(image), model_domain(loaded), wanted.request(loaded)
     amount = _amount(kind, amount)
     factor = int(kind[1:]) if kind in ("x2", "x4") else 1

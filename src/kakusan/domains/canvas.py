@@ -117,7 +117,9 @@ def open_canvas(source: Source) -> Canvas:
         raise KakusanError(f"{path}: is animated; save one of its frames as a picture and edit that")
     picture.require_finite(record.data, path.name)
     digest = hashlib.sha256(data).hexdigest()
-    return Canvas(record.data, path.name, str(path), digest, record.meta.get("icc"), tuple(colour_chunks(data)))
+    return Canvas(
+        np.array(record.data), path.name, str(path), digest, record.meta.get("icc"), tuple(colour_chunks(data))
+    )
 
 
 def open_mask(source: Source, size: tuple[int, int]) -> tuple[np.ndarray, Canvas]:
