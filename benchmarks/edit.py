@@ -6,7 +6,7 @@
 For each mask (centre, half, strokes; outpainting as the border of the picture masked) and each way: the Fréchet
 distance of completed pictures to the untouched ones in features, beside its floor (two halves of the untouched ones);
 the root mean square to the true pixels inside the mask, and that of the best of the seeds; the diversity, root mean
-square between two seeds inside the mask; evaluations of the network and seconds a picture. A gradient counts as one
+square between two seeds inside the mask, which for exact samples equals the first; evaluations of the network and seconds a picture. A gradient counts as one
 evaluation. Distances need hundreds of pictures: of a trial with a few only the others say something.
 """
 
@@ -92,12 +92,10 @@ def ways(loaded: Loaded, steps: int | None) -> dict[str, tuple[Fill, int]]:
     posterior = by_model(loaded, "posterior", ROUTES["posterior"], steps)
     single = by_model(loaded, "replace", 1, steps)
     equal = max(1, round(posterior[1] / single[1]))
-    found = {
-        "posterior": posterior,
-        "replace": by_model(loaded, "replace", ROUTES["replace"], steps),
-        "RePaint, equal evaluations": by_model(loaded, "replace", equal, steps),
-        "nearest pixel": (nearest, 0),
-    }
+    found = {"posterior": posterior, "replace": by_model(loaded, "replace", ROUTES["replace"], steps)}
+    if equal != ROUTES["replace"]:
+        found["RePaint, equal evaluations"] = by_model(loaded, "replace", equal, steps)
+    found["nearest pixel"] = (nearest, 0)
     try:
         import cv2  # noqa: F401
     except ImportError:
@@ -138,9 +136,9 @@ def main() -> None:
     domain = model_domain(loaded)
     truth = np.stack([domain.fitted(r) for r in open_source(chosen.data).sample(chosen.count)])
     embed = extractor(device=str(loaded.device))
-    rows = []
+    rows, compared = [], ways(loaded, chosen.steps)
     for shape, mask in masks(*domain.size).items():
-        for name, (fill, evaluations) in ways(loaded, chosen.steps).items():
+        for name, (fill, evaluations) in compared.items():
             begun = time.perf_counter()
             filled = np.stack([[fill(p, mask, 1000 * s + i) for i, p in enumerate(truth)] for s in range(chosen.seeds)])
             seconds = (time.perf_counter() - begun) / (len(truth) * chosen.seeds)
