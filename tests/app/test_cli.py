@@ -20,6 +20,10 @@ VERBS = [
     "train",
     "sample",
     "vary",
+    "inpaint",
+    "outpaint",
+    "edit",
+    "blend",
     "resume",
     "info",
     "evaluate",
@@ -30,7 +34,7 @@ VERBS = [
     "data",
     "doctor",
 ]
-LATER = ["edit", "inpaint", "outpaint", "blend", "upscale", "distill", "serve"]
+LATER = ["upscale", "distill", "serve"]
 
 
 def call(*words: str) -> int:
@@ -79,6 +83,10 @@ def test_help_lists_the_verbs_there_are(capsys):
         ["train"],
         ["sample"],
         ["vary"],
+        ["inpaint"],
+        ["outpaint"],
+        ["edit"],
+        ["blend"],
         ["resume"],
         ["info"],
         ["evaluate"],

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
+from kakusan.app import cli_edit
 from kakusan.app.failures import guarded
 from kakusan.app.options import conditions, numbers, weights
 from kakusan.app.outcome import Outcome, flat, print_outcome, printed, table
@@ -205,7 +206,7 @@ def sample(
     return Outcome(data, path=grid)
 
 
-@app.command(sort_key=2.5)
+@app.command(sort_key=2.4)
 def vary(
     *model_and_image: Annotated[str, Parameter(help="[MODEL] IMAGE; a sample of ours knows its model.")],
     subtle: Annotated[bool, Parameter(show_default=False, help="Details change; the default.")] = False,
@@ -510,7 +511,10 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-_VERBS = (train, sample, vary, resume, info, evaluate, compare, bench, export, doctor, check, reproduce)
+_VERBS = (
+    train, sample, vary, resume, info, evaluate, compare, bench, export, doctor, check, reproduce,
+    *cli_edit.register(app),
+)  # fmt: skip
 
 
 def _positive(name: str, value: float | None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from kakusan.app import asking, branches, prompts, rundir, sampler, varying
+from kakusan.app.editable import Editable
 from kakusan.app.sampled import Sample
 from kakusan.app.sampler import Request
 from kakusan.checkpoint import load_model
@@ -55,7 +56,7 @@ def load(model: str | Path, device: str = "auto") -> Loaded:
     return Loaded(built, info, path)
 
 
-class Loaded:
+class Loaded(Editable):
     """A model with what is known about it."""
 
     def __init__(self, model: Model, info: dict[str, Any], path: Path | None = None) -> None:

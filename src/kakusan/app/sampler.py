@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,13 +18,17 @@ from kakusan.app.tiling import tiled
 from kakusan.catalog import build
 from kakusan.core import grid as grids
 from kakusan.core.grid import Grid
+from kakusan.core.guide import Denoise
 from kakusan.core.model import Model
 from kakusan.core.rng import Rng, mix
 from kakusan.core.sample import Step, sample
 from kakusan.core.solver import Solver
 from kakusan.part import KakusanError, Part
 
-__all__ = ["DEFAULTS", "SOLVERS", "Request", "plan_batches", "prepare", "settle", "steps"]
+__all__ = ["DEFAULTS", "SOLVERS", "Edit", "Request", "plan_batches", "prepare", "settle", "steps"]
+
+# from (denoiser, noise at the first time, times) to what an edit puts in their places
+Edit = Callable[[Denoise, Tensor, Tensor], tuple[Denoise, Tensor, Tensor]]
 
 SOLVERS = {
     "ddim": "solver/ddim",
@@ -154,8 +158,8 @@ def free_memory(device: torch.device) -> int:
     return memory_free() or 4 << 30
 
 
-def steps(model: Model, request: Request, shapes: list[tuple[int, ...]]) -> Iterator[Step]:
-    """Sample one batch, step by step; ``shapes`` are the samples' own (C, *S)."""
+def steps(model: Model, request: Request, shapes: list[tuple[int, ...]], edit: Edit | None = None) -> Iterator[Step]:
+    """Sample one batch, step by step; ``shapes`` are the samples' own (C, *S); ``edit`` has the last word on how."""
     settled = settle(model, request)
     if settled.get("tile"):
         model = tiled(model, shapes)
@@ -171,13 +175,20 @@ def steps(model: Model, request: Request, shapes: list[tuple[int, ...]]) -> Iter
         times = grids.churn(times, process, settled["churn"])
     x = begin(times, process, denoiser.space, shapes, rng, request.start)
     denoise = branches.denoiser(model, settled, request.cond, request.negative, request.seeds)
-    yield from _no_grad(sample(denoise, x, times, solver, process, denoiser.space, rng, shapes))
+    if edit is not None:
+        with torch.no_grad():
+            denoise, x, times = edit(denoise, x, times)
+    drawn = sample(denoise, x, times, solver, process, denoiser.space, rng, shapes)
+    yield from _no_grad(drawn, torch.inference_mode if edit is None else torch.no_grad)
 
 
-def _no_grad(source: Iterator[Step]) -> Iterator[Step]:
-    """Each step is computed without gradients, and the caller's own mode is left alone between them."""
+def _no_grad(source: Iterator[Step], mode: type[torch.no_grad] | type[torch.inference_mode]) -> Iterator[Step]:
+    """Each step is computed without gradients, and the caller's own mode is left alone between them.
+
+    Constraints take gradients of their own, which inference mode rules out.
+    """
     while True:
-        with torch.inference_mode():
+        with mode():
             step = next(source, None)
         if step is None:
             return

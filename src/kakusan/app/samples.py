@@ -43,6 +43,10 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
     made = read_recipe(source)
     if not made:
         raise KakusanError(f"{source}: carries no recipe (it was written with --no-recipe, or not by kakusan)")
+    if "verb" in made:
+        from kakusan.app.again import again
+
+        return again(source, made, out, model)
     where = model or made.get("file")
     if not where:
         raise KakusanError(f"{source}: its recipe names no model; name it with --model")

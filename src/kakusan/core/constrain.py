@@ -10,7 +10,7 @@ from torch import Tensor
 from kakusan.core.guide import Denoise
 from kakusan.core.process import Process, cast
 
-__all__ = ["energy", "inpaint", "linear"]
+__all__ = ["energy", "inpaint", "linear", "posterior"]
 
 
 def inpaint(f: Denoise, known: Tensor, keep: Tensor) -> Denoise:
@@ -59,6 +59,45 @@ def linear(
     return denoise
 
 
+def posterior(
+    f: Denoise,
+    measured: Tensor,
+    apply: Callable[[Tensor], Tensor],
+    process: Process,
+    noise: float | Tensor = 0.01,
+    rounds: int = 3,
+) -> Denoise:
+    """Posterior mean given ``y = A x0 + N(0, noise^2)``, with the covariance that the denoiser itself implies
+    (Boys et al. 2023, eq. 11; by conjugate gradients as in Rozet et al. 2024, section 4.2):
+
+    ``x0 <- x0 + V A^T (A V A^T + noise^2)^-1 (y - A x0)``, ``V = Cov(x0 | x_t) = (sigma_t^2/alpha_t) d x0/d x``.
+
+    Exact where x0 given x_t is Gaussian, whatever its covariance. ``noise`` is one number or one for each measured
+    value (broadcast to y). Each of the ``rounds`` of conjugate gradients, and one more, differentiates f once.
+    """
+
+    def denoise(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        alpha, sigma = process.scales(t)
+        if alpha == 0:
+            return f(x, t, s)
+        with torch.enable_grad():
+            point = x.detach().requires_grad_()
+            x0 = f(point, t, s)
+        estimate = x0.detach()
+        transpose = torch.func.vjp(apply, estimate)[1]
+
+        def spread(v: Tensor) -> Tensor:
+            """V A^T v."""
+            return cast(sigma**2 / alpha, x) * torch.autograd.grad(x0, point, transpose(v)[0], retain_graph=True)[0]
+
+        def normal(v: Tensor) -> Tensor:
+            return apply(spread(v)) + noise**2 * v
+
+        return estimate + spread(_solve(normal, measured - apply(estimate), rounds))
+
+    return denoise
+
+
 def energy(f: Denoise, potential: Callable[[Tensor], Tensor], process: Process, weight: float = 1.0) -> Denoise:
     """Samples from ``p(x0) exp(-weight E(x0))``, to first order in E (Chung et al. 2023, eq. 16, for any E):
 
@@ -79,7 +118,11 @@ def energy(f: Denoise, potential: Callable[[Tensor], Tensor], process: Process, 
 
 
 def _solve(matrix: Callable[[Tensor], Tensor], rhs: Tensor, rounds: int = 100, tolerance: float = 1e-6) -> Tensor:
-    """Conjugate gradients for a symmetric positive matrix, each row of the batch on its own."""
+    """Conjugate gradients for a symmetric positive matrix, each row of the batch on its own.
+
+    A row whose search meets a direction along which the matrix is not positive (a network's is not quite) stays where
+    it is.
+    """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (rhs.ndim - 1))
@@ -91,7 +134,8 @@ def _solve(matrix: Callable[[Tensor], Tensor], rhs: Tensor, rounds: int = 100, t
         if bool((square <= limit).all()):
             break
         q = matrix(p)
-        step = square / dot(p, q).clamp(min=1e-30)
+        curve = dot(p, q)
+        step = torch.where(curve > 0, square / curve.clamp(min=1e-30), 0)
         x, r = x + step * p, r - step * q
         before, square = square, dot(r, r)
         p = r + square / before.clamp(min=1e-30) * p

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 
 from kakusan.part import KakusanError
 
-__all__ = ["encode_png", "read_recipe"]
+__all__ = ["colour_chunks", "encode_png", "read_recipe"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_COLOUR = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"pHYs")
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
@@ -26,25 +27,31 @@ _XMP = (
 
 
 def encode_png(
-    data: np.ndarray, recipe: Mapping[str, Any] | None = None, generated: bool = False, icc: bytes | None = None
+    data: np.ndarray,
+    recipe: Mapping[str, Any] | None = None,
+    generated: bool = False,
+    icc: bytes | None = None,
+    chunks: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
     """(H, W, C) uint8 or uint16, C = 1, 3 or 4, as a PNG of that depth; recipe as JSON in the text chunk "kakusan".
 
-    ``generated`` marks the file as made by a trained model (IPTC digital source type, in XMP).
+    ``generated`` marks the file as made by a trained model (IPTC digital source type, in XMP). ``chunks`` are written
+    as they are, as ``colour_chunks`` found them.
     """
     if data.ndim != 3 or data.shape[2] not in (1, 2, 3, 4) or data.dtype not in (np.uint8, np.uint16):
         raise KakusanError(f"a PNG holds (H, W, 1 to 4) of uint8 or uint16; got {data.shape} of {data.dtype}")
     height, width, channels = data.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * data.dtype.itemsize, kind, 0, 0, 0))]
+    head = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * data.dtype.itemsize, kind, 0, 0, 0))]
+    head += chunks
     if icc:
-        chunks.append((b"iCCP", b"icc\0\0" + zlib.compress(icc)))
+        head.append((b"iCCP", b"icc\0\0" + zlib.compress(icc)))
     if generated:
-        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + _XMP.encode()))
+        head.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + _XMP.encode()))
     if recipe is not None:
-        chunks.append((b"tEXt", b"kakusan\0" + json.dumps(dict(recipe), sort_keys=True).encode("ascii")))
-    chunks += [(b"IDAT", zlib.compress(_filtered(data), 6)), (b"IEND", b"")]
-    body = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks]
+        head.append((b"tEXt", b"kakusan\0" + json.dumps(dict(recipe), sort_keys=True).encode("ascii")))
+    head += [(b"IDAT", zlib.compress(_filtered(data), 6)), (b"IEND", b"")]
+    body = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in head]
     return _PNG + b"".join(body)
 
 
@@ -66,6 +73,20 @@ def _filtered(data: np.ndarray) -> bytes:
     out[:, 0] = np.array([0, 1, 2, 4], np.uint8)[best]
     out[:, 1:] = tried[best, np.arange(height)]
     return out.tobytes()
+
+
+def colour_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """What a PNG says of its colours beside an ICC profile, and of its pixels' size: (kind, bytes) of each chunk."""
+    found: list[tuple[bytes, bytes]] = []
+    at = 8
+    while data[:8] == _PNG and at + 12 <= len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        if kind == b"IDAT":
+            break
+        if kind in _COLOUR and size <= 64 and at + 12 + size <= len(data):
+            found.append((kind, data[at + 8 : at + 8 + size]))
+        at += 12 + size
+    return found
 
 
 def read_recipe(path: str | Path) -> dict[str, Any] | None:
