@@ -6,8 +6,8 @@
 For each mask (centre, half, strokes; outpainting as the border of the picture masked) and each way: the Fréchet
 distance of completed pictures to the untouched ones in features, beside its floor (two halves of the untouched ones);
 the root mean square to the true pixels inside the mask, and that of the best of the seeds; the diversity, root mean
-square between two seeds inside the mask, which for exact samples equals the first; evaluations of the network and
-seconds a picture. A gradient counts as one evaluation. Distances need hundreds of pictures: of a trial with a few
+square between two seeds inside the mask, which for exact samples about equals the first; evaluations of the network
+and seconds a picture. A gradient counts as one evaluation. Distances need hundreds of pictures: of a trial with a few
 only the others say something.
 """
 

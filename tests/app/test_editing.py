@@ -207,6 +207,8 @@ def test_strength_0_is_the_input_and_the_distance_grows_with_strength(tmp_path):
     (tmp_path / "in.png").write_bytes(encode_png(pixels, icc=PROFILE))
     same = edit(loaded, tmp_path / "in.png", strength=0)[0]
     assert np.array_equal(same.data, pixels) and not same.generated
+    large = drawn((30, 20, 4))
+    assert np.array_equal(edit(loaded, large, strength=0)[0].data, large)
     plain = smooth()
     x0 = (torch.linalg.cholesky(COVARIANCE) @ torch.linspace(0, 40, SIDE * SIDE).sin()).reshape(1, 1, SIDE, SIDE)
     seen = plain.domain.records(x0)[0].data

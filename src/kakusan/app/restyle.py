@@ -71,12 +71,12 @@ def edit(
         raise KakusanError(f"strength={strength:g}: need a number from 0 (the picture itself) to 1 (noise alone)")
     canvas, domain, request = open_canvas(image), model_domain(loaded), wanted.request(loaded)
     options = {"strength": float(strength), "tile": tile, "resize": resize}
-    placed = lay_out(canvas.size, domain.size, tile, resize)
-    seen = canvas.seen(domain, placed.work)
     if strength == 0:
         pictures = [canvas.pixels] * len(request.seeds)
         notes = ["strength 0: the picture comes back as it is"]
     else:
+        placed = lay_out(canvas.size, domain.size, tile, resize)
+        seen = canvas.seen(domain, placed.work)
         known = placed.padded(seen, 0.0)
         ratio = strength_ratio(strength, domain.sigma_data)
         work = started(known, ratio, loaded.model.denoiser.process, domain.size)
