@@ -1,6 +1,6 @@
 """Fetch the packages that the icons are made of into a folder, by ``npm pack``, in the versions that are pinned.
 
-    python recipes/icons/fetch.py SOURCES
+python recipes/icons/fetch.py SOURCES
 """
 
 from __future__ import annotations

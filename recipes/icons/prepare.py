@@ -16,18 +16,19 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from iconset.captions import english, japanese, named
 from iconset.material import STYLES, Concept, concepts, drawings
 from iconset.pictures import drawn
 from iconset.split import SPLITS, alike, grouped, same_picture, side
+
 from kakusan.domains.picture import encode_png
 from kakusan.part import KakusanError
 
@@ -52,6 +53,7 @@ class Entry:
         """Its line of metadata.jsonl: the file, what identifies it, captions by language."""
         return {
             "file_name": self.file,
+            "label": self.style,
             "style": self.style,
             "concept": named(self.concept.english.name),
             "code": self.concept.code,
@@ -66,8 +68,9 @@ class Entry:
 def pictures(sources: Path, listed: list[Concept], workers: int) -> Pictures:
     """(style, code) to the picture, of all drawings without a skin tone."""
     found = [(style, code, data) for style, code, tone, data in drawings(sources, listed) if not tone]
-    with ProcessPoolExecutor(workers) as pool:
-        made = pool.map(drawn, (data for _, _, data in found), chunksize=16)
+    files = (data for _, _, data in found)
+    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+        made = pool.map(drawn, files, chunksize=16) if pool else map(drawn, files)
         return {(style, code): picture for (style, code, _), picture in zip(found, made, strict=True)}
 
 
@@ -117,13 +120,15 @@ def table(found: list[Entry]) -> str:
     return "\n".join(rows)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", type=Path, help="the folder that holds the packages' archives (see fetch.py)")
     parser.add_argument("out", type=Path, help="the folder to make; it must not exist")
     parser.add_argument("--style-words", action="store_true", help="one more caption a picture that names its style")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw (default: all cores)")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes that draw (default: all cores)"
+    )
+    args = parser.parse_args(words)
     start = time.monotonic()
     try:
         if args.out.exists():

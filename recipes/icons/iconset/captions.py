@@ -49,15 +49,17 @@ _UNFIT = re.compile(
     r"|murder|nazi|rape|drugs?|weed|420|69|retard\w*|idiot|stupid|dumb|fat|ugly|slut|whore|dick|penis|horny|thicc"
     r"|emoji|emojis|mac|ios|iphone|android|bts|ily|bff|lol|lmao|rofl|omg|smh|tbh|brb|bae|idk|xoxo|af)\b"
 )
-_MASS = set(
-    "rice bread bacon butter ice milk water garlic ginger cheese honey salt broccoli hair clothing money soap wood"
-    " luggage wine sake curry spaghetti popcorn fire sand blood music art weather snow rain lightning fog lotion"
-    " thread yarn makeup jewelry teeth feet mate tea rugby tennis golf ping-pong judo bowling softball baseball"
-    " basketball volleyball badminton hockey lacrosse cricket football soccer medicine dna milk sushi mahjong radioactive biohazard".split()
+_MASS = re.compile(  # what is not counted
+    r"^(t|rice|bread|bacon|butter|ice|milk|water|garlic|ginger|cheese|honey|salt|broccoli|hair|clothing"
+    r"|money|soap|wood|luggage|wine|sake|curry|spaghetti|popcorn|fire|sand|blood|music|art|weather|snow"
+    r"|rain|lightning|fog|lotion|thread|yarn|makeup|jewelry|teeth|feet|mate|tea|rugby|tennis|golf"
+    r"|ping-pong|judo|bowling|softball|baseball|basketball|volleyball|badminton|hockey|lacrosse|cricket"
+    r"|football|soccer|medicine|dna|milk|sushi|mahjong|radioactive|biohazard)$"
 )
 _BARE = re.compile(
-    r"^(no|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|one o'clock|[a-z]+-thirty|hundred points"
-    r"|Mrs\.|Mx|Santa|thumbs|children|mount|input) |^(see|hear|speak)-no-evil|o'clock$|^currency|^Statue|^people ",
+    r"^(no|men|women|people|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|one o'clock|hundred points"
+    r"|Mrs\.|Mx|Santa|thumbs|children|mount|input) "
+    r"|^(see|hear|speak)-no-evil|(o'clock|-thirty)$|^currency|^Statue",
 )
 _PLURAL = re.compile(r"(?<![su])s$|eeth$|eople$|^men$|^women$")  # plurals, mostly
 _SINGULAR = re.compile(
@@ -99,12 +101,12 @@ def _more(concept: Concept, name: str, seen: set[str], draw: _Draw) -> list[str]
     others = [o for o in map(_tidy, concept.english.others) if _speaks(o) and mentioned(o) <= seen]
     different = {_letters(o): o for o in others if _letters(o) != _letters(name)}
     words = [k for k in _keywords(concept, name) if mentioned(k) <= seen]
-    curated = [k for k in words if k in concept.english.curated and len(k) > 3]
+    curated = [k for k in words if k in concept.english.curated and len(k) > 3 and not mentioned(k)]
     captions = list(different.values())[:2]
     captions += [f"{name}, {word}" for word in draw.some(words, 2)]
     pair = draw.some(curated, 2, "pair")
     captions += [" ".join(pair)] if len(pair) == 2 else []
-    return captions + draw.some(curated, 2, "alone")
+    return captions + draw.some(curated, 1, "alone")
 
 
 class _Draw:
@@ -140,7 +142,7 @@ def _listed(text: str) -> str:
 
 
 def _named_ja(name: str) -> str:
-    """ "旗: 日本" -> 「日本の旗」 """
+    """ "旗: 日本" -> 「日本の旗」"""
     name = unicodedata.normalize("NFKC", name)
     head, colon, tail = name.partition(": ")
     return f"{tail.replace(' ', 'と')}の{head}" if colon else name
@@ -154,11 +156,19 @@ def phrase(name: str) -> str:
     last = head.rsplit(" ", 1)[-1]
     plural = _PLURAL.search(last) and not _SINGULAR.search(head) and " lifting " not in head
     proper = head[0].isupper() and len(head.split()) == 1 and not head.isupper() and "-" not in head
-    if plural or proper or last.lower() in _MASS or _BARE.match(head):
+    if plural or proper or _MASS.search(last.lower()) or _BARE.search(head):
         return name
-    spoken = re.match(r"[AEFHILMNORSX](?:[A-Z]+\b|\b)", name) is not None if name[0].isupper() else None
-    vowel = name[0].lower() in "aeio" or (name[0].lower() == "u" and not re.match(r"(?i)uni|us[ei]|ukul", name))
-    return f"{'an' if (vowel if spoken is None else spoken or vowel) else 'a'} {name}"
+    return f"{'an' if _vowel(name.split()[0]) else 'a'} {name}"
+
+
+def _vowel(word: str) -> bool:
+    """Whether a word begins with a vowel as it is said: "OK" and "SOS" do by their letters, "unicorn" does not."""
+    letters = word.strip("!")
+    if letters.isupper() and letters not in ("NEW", "COOL", "FREE", "BACK", "END", "SOON", "TOP", "UP", "ON"):
+        return letters[0] in "AEFHILMNORSX"
+    if re.match(r"(?i)uni|us[ei]|ukul|one\b", word):
+        return False
+    return word[0].lower() in "aeiou" or word.lower().startswith(("hour", "x-"))
 
 
 def _coloured_right(name: str, seen: set[str]) -> str:
@@ -204,7 +214,7 @@ def _one_colour(concept: Concept, share: dict[str, float]) -> str | None:
 def _in_colours(concept: Concept, name: str, share: dict[str, float]) -> list[str]:
     """ "a blue whale", or "rocket in white and red" of a thing in two colours."""
     if one := _one_colour(concept, share):
-        simple = not re.search(r" (with|behind|of|in|on|over|and|showing|between|without) ", name)
+        simple = not re.search(r"^two |^three | (with|behind|of|in|on|over|and|showing|between|without) ", name)
         return [f"{one} {name}", phrase(f"{one} {name}")] if simple else []
     most = sorted(COLOURS, key=lambda c: -share[c])[:2]
     if concept.category in ("People & Body", "Smileys & Emotion", "Flags") or mentioned(name):

@@ -12,12 +12,12 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"
 WORDS = {colour: colour for colour in COLOURS}
 WORDS |= {"gray": "grey", "silver": "grey", "golden": "yellow", "violet": "purple"}
 _DRAWN = {"black": {"grey", "purple"}, "white": {"grey"}, "brown": {"red", "orange"}}
-_ELSEWHERE = re.compile(r"\b(red|white|black|blond|brown|grey|gray)[- ]hair(ed)?\b")  # hair is called so, not coloured so
+_HAIR = re.compile(r"\b(red|white|black|blond|brown|grey|gray)[- ]hair(ed)?\b")  # called so, not coloured so
 
 
 def mentioned(text: str) -> set[str]:
     """The colours that a text names; those of hair are not counted."""
-    words = re.findall(r"[a-z]+", _ELSEWHERE.sub("", text.lower()))
+    words = re.findall(r"[a-z]+", _HAIR.sub("", text.lower()))
     return {WORDS[w] for w in words if w in WORDS}
 
 
@@ -31,7 +31,7 @@ def shown(share: dict[str, float], least: float = 0.03) -> set[str]:
 
 
 def shares(picture: np.ndarray) -> dict[str, float]:
-    """Each colour's share of a picture (H, W, 4) uint8, weighted by opacity; the shares add up to 1 (0 if it is empty)."""
+    """Each colour's share of a picture (H, W, 4) uint8, weighted by opacity; they add up to 1 (0 if it is empty)."""
     weight = picture[..., 3].ravel() / 255
     index = _named(picture[..., :3].reshape(-1, 3) / 255)
     total = max(float(weight.sum()), 1e-9)

@@ -57,7 +57,7 @@ RENAMED = {
 
 @dataclass(frozen=True)
 class Words:
-    """What a concept is called in one language: CLDR's name and keywords, other names and more keywords, as they are."""
+    """What a concept is called in one language: CLDR's name and keywords, other names, more keywords, as they are."""
 
     name: str
     curated: tuple[str, ...]

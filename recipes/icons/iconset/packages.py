@@ -1,4 +1,4 @@
-"""Packages: the npm packages that the icons are made of, pinned by version and digest, read from their archives as they come."""
+"""Packages: the npm packages that the icons are made of, pinned by version and digest."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def files(sources: Path, package: Package, wanted: Callable[[str], bool]) -> dic
     with path.open("rb") as opened:
         digest = base64.b64encode(hashlib.file_digest(opened, "sha512").digest()).decode()
     if digest != package.digest:
-        raise KakusanError(f"{path} is damaged or another build (its SHA-512 differs); fetch it again: {package.command}")
+        raise KakusanError(
+            f"{path} is damaged or another build (its SHA-512 differs); fetch it again: {package.command}"
+        )
     found: dict[str, bytes] = {}
     with tarfile.open(path) as archive:
         for member in archive:

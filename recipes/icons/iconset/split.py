@@ -43,7 +43,7 @@ def variant(name: str) -> str:
 
 
 def grouped(concepts: Sequence[Concept], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Each concept's group by code, named after its first concept: one variant, or pictures alike (``pairs`` of codes)."""
+    """Each concept's group by code, named after its first concept: one variant, or alike by ``pairs`` of codes."""
     order = {c.code: i for i, c in enumerate(concepts)}
     first: dict[str, int] = {}
     links = [(first.setdefault(variant(c.english.name), order[c.code]), order[c.code]) for c in concepts]
