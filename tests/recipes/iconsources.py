@@ -57,7 +57,11 @@ def contents() -> dict[str, dict[str, bytes]]:
     files: dict[str, dict[str, Any]] = {n: {} for n in ("NOTO", "FLUENT_3D", "FLUENT")}
     listed, annotations, words, noto = {}, ({}, {}), {}, []
     for i, name in enumerate(THINGS):
-        listed[emoji(i)] = {"name": name, "group": "Objects", "emoji_version": "1.0"}
+        listed[emoji(i)] = {
+            "name": name,
+            "group": "People & Body" if "juggler" in name else "Objects",
+            "emoji_version": "1.0",
+        }
         annotations[0][emoji(i)] = {"default": ["made", f"{name.split()[0]} ware"], "tts": [name]}
         annotations[1][emoji(i)] = {"default": ["もの", "肌色"], "tts": [f"品物: {i}"]}
         words[emoji(i)] = [name.replace(" ", "_"), "thing", ":D", "skin_tone"]

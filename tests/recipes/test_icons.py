@@ -324,3 +324,57 @@ def test_the_written_prompts_are_whole():
     held = {p["code"] for p in found["held_concepts"]}
     assert not held & {p["code"] for kind in ("seen", "held_styles", "colour") for p in found[kind]}
     assert {p["thing"] for p in found["colour"]} > {"heart", "apple"}
+
+
+# pairs for editing
+
+
+def test_edits_follow_from_names():
+    from iconset.edits import between_concepts
+
+    names = ["man: red hair", "man", "woman", "judge", "man judge", "up arrow", "down arrow", "red heart", "blue heart"]
+    names += ["person running", "person running: facing right", "umbrella", "umbrella with rain drops", "blue book"]
+    people = {"man: red hair", "man", "woman", "judge", "man judge", "person running", "person running: facing right"}
+    made = [concept(n, "People & Body" if n in people else "Objects", code=str(i)) for i, n in enumerate(names)]
+    styles = {c.code: ["noto"] if c.english.name != "down arrow" else ["noto", "flat"] for c in made}
+    said = {c.code: c.english.name for c in made}
+    edits = list(between_concepts(made, styles))
+    found = {(e.kind, said[e.source[1]], said[e.target[1]], e.orders[0]) for e in edits}
+    assert found == {
+        ("hair", "man", "man: red hair", "give it red hair"),
+        ("gender", "man", "woman", "make it a woman"),
+        ("gender", "woman", "man", "make it a man"),
+        ("gender", "judge", "man judge", "make it a man"),
+        ("gender", "man judge", "judge", "leave the gender open"),
+        ("direction", "up arrow", "down arrow", "point it down"),
+        ("direction", "down arrow", "up arrow", "point it up"),
+        ("direction", "person running", "person running: facing right", "turn it to the right"),
+        ("direction", "person running: facing right", "person running", "turn it to the left"),
+        ("colour", "red heart", "blue heart", "make it blue"),
+        ("colour", "blue heart", "red heart", "make it red"),
+        ("addition", "umbrella", "umbrella with rain drops", "add rain drops"),
+        ("removal", "umbrella with rain drops", "umbrella", "remove the rain drops"),
+    }
+    assert all(e.source[0] == e.target[0] == "noto" for e in edits)  # only where both are drawn
+
+
+def test_pairs_stay_on_their_side_of_the_split(icons, sources, tmp_path, capsys):
+    pairs, out = importlib.import_module("pairs"), tmp_path / "pairs"
+    pairs.main([str(sources), str(icons), str(out)])
+    part = {x["file_name"]: x["split"] for x in listed(icons)}
+    kinds, pictures = set(), set()
+    for split in ("train", "test-concepts", "test-styles"):
+        for line in (out / f"{split}.jsonl").read_text("utf-8").splitlines():
+            pair = json.loads(line)
+            both = [pair["source"], pair["target"]]
+            assert both[0] != both[1] and all((out / file).is_file() for file in both) and pair["text"]
+            sides = {part[f.removeprefix("pictures/").replace("-light.png", ".png")] for f in both}
+            worst = next(s for s in ("test-concepts", "test-styles", "train") if s in sides)
+            assert worst == split
+            kinds.add(pair["kind"])
+            pictures.update(both)
+    assert kinds == {"style", "gender", "skin tone"}
+    light = [f for f in pictures if f.endswith("-light.png")]
+    assert sorted(light) == [f"pictures/{s}/woman-juggler-light.png" for s in ("flat", "modern", "noto")]
+    with pytest.raises(SystemExit, match="exists; name a new folder"):
+        pairs.main([str(sources), str(icons), str(out)])
