@@ -143,6 +143,20 @@ def test_names_are_said_as_people_say_them(name, said):
     assert named(name) == said
 
 
+def test_file_names_are_portable():
+    from iconset.material import plain as code_of
+    from iconset.material import slugged
+
+    assert [slugged(n) for n in ("keycap: *", "keycap: #", "piñata", "woman’s hat", "flag: Côte d’Ivoire")] == [
+        "keycap-asterisk",
+        "keycap-hashtag",
+        "pinata",
+        "womans-hat",
+        "flag-cote-divoire",
+    ]
+    assert [code_of(n) for n in ("0023-FE0F-20E3", "1f3f4-e0067_e0062")] == ["23-20e3", "1f3f4-e0067-e0062"]
+
+
 def test_colour_words_stand_only_where_the_picture_bears_them_out():
     from iconset.captions import english
     from iconset.colours import mentioned

@@ -21,8 +21,6 @@ TONES = {"light": "1f3fb", "medium-light": "1f3fc", "medium": "1f3fd", "medium-d
 RENAMED = {
     "blackbird": "black-bird",
     "hugging-face": "smiling-face-with-open-hands",
-    "keycap-asterisk": "keycap-*",
-    "keycap-hashtag": "keycap-#",
     "knocked-out-face": "face-with-crossed-out-eyes",
     "man-blonde-hair": "man-blond-hair",
     "man-deaf": "deaf-man",
@@ -121,9 +119,9 @@ def plain(name: str) -> str:
 
 
 def slugged(name: str) -> str:
-    """A name in ASCII, in lower case, its words joined by hyphens; ``*`` and ``#`` stay."""
-    bare = unicodedata.normalize("NFKD", name.lower().replace("’", ""))
-    return re.sub(r"[^a-z0-9*#]+", "-", "".join(c for c in bare if not unicodedata.combining(c))).strip("-")
+    """A name as a file name: ASCII, in lower case, its words joined by hyphens."""
+    bare = unicodedata.normalize("NFKD", name.lower().replace("’", "").replace("*", "asterisk").replace("#", "hashtag"))
+    return re.sub(r"[^a-z0-9]+", "-", "".join(c for c in bare if not unicodedata.combining(c))).strip("-")
 
 
 def drawings(sources: Path, listed: list[Concept]) -> Iterator[tuple[str, str, str, bytes]]:
