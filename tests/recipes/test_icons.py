@@ -392,3 +392,14 @@ def test_pairs_stay_on_their_side_of_the_split(icons, sources, tmp_path, capsys)
     assert sorted(light) == [f"pictures/{s}/woman-juggler-light.png" for s in ("flat", "modern", "noto")]
     with pytest.raises(SystemExit, match="exists; name a new folder"):
         pairs.main([str(sources), str(icons), str(out)])
+
+
+def test_a_sheet_shows_the_style_asked_for_over_its_ground(icons, tmp_path):
+    sheet = importlib.import_module("sheet")
+    made = sheet.sheet(icons / "train", 4, "3d", "dark", 0)
+    assert made.size == sheet.sheet(icons / "train", 4, "flat", "white", 0).size
+    corner = (3, 3)  # inside the first picture, where it is clear
+    assert made.getpixel(corner) == (30, 33, 40)
+    assert sheet.sheet(icons / "train", 4, "3d", "white", 0).getpixel(corner) == (255, 255, 255)
+    with pytest.raises(KakusanError, match="holds no metadata"):
+        sheet.sheet(tmp_path, 4, None, "white", 0)
