@@ -106,6 +106,33 @@ def test_train_is_used_where_there_are_splits(tmp_path, kind):
 
 
 @both
+def test_several_tests_beside_a_training_folder_are_splits(tmp_path, kind):
+    counts = {"train": 4, "test-concepts": 3, "test-styles": 2}
+    files = {f"{s}/{c}/{i}.png": png(i) for s, n in counts.items() for c in "ab" for i in range(n)}
+    for split in counts:
+        lines = [{"file_name": name.partition("/")[2], "text": name} for name in files if name.startswith(f"{split}/")]
+        files[f"{split}/metadata.jsonl"] = "\n".join(map(json.dumps, lines)).encode()
+    path = either(tmp_path, files, kind)
+    for split, count in counts.items():
+        source = open_source(path, split=split)
+        assert source.splits == ["train", "test-concepts", "test-styles"] and len(source) == 2 * count
+        assert [source.texts[i] for i in range(len(source))] == [source.name(i) for i in range(len(source))]
+        assert source.classes == ["a", "b"]
+        assert not any("name no picture" in n for n in source.notes)  # those of other splits are none of its own
+    assert open_source(path).split == "train"
+    whole = open_source(path, split="all")
+    assert [whole.splits[s] for s in whole.split_of] == [whole.name(i).partition("/")[0] for i in range(18)]
+
+
+def test_names_that_begin_like_splits_are_classes_where_no_training_folder_is(tmp_path):
+    files = {f"{c}/{i}.png": png(i) for c in ("train-station", "test-tube") for i in range(3)}
+    source = open_source(put(tmp_path / "no", files))
+    assert not source.splits and source.classes == ["test-tube", "train-station"]
+    more = files | {f"{c}/{i}.png": png(i) for c in ("train", "house") for i in range(3)}
+    assert not open_source(put(tmp_path / "mixed", more)).splits
+
+
+@both
 def test_metadata_jsonl_gives_texts_and_labels(tmp_path, kind):
     lines = [
         {"file_name": "b.png", "text": "ein Bär", "label": 10},

@@ -17,7 +17,7 @@ from kakusan.training import fields as columns
 from kakusan.training.arraysets import ArraySet, idx_files, open_idx, open_npy, open_npz
 from kakusan.training.folders import FolderStore
 from kakusan.training.metadata import SHOWN, Gathered, Metadata, Texts, sorted_classes
-from kakusan.training.splits import SPLIT_NAMES, chosen_split
+from kakusan.training.splits import SPLIT_NAMES, chosen_split, split_folders
 from kakusan.training.store import Store, find_hashes, short_hash
 from kakusan.training.zips import ZipStore
 
@@ -186,9 +186,7 @@ def _open_files(store: FolderStore | ZipStore, labels: str, split: str | None, f
     while all(parts) and len({p[0] for p in parts}) == 1 and parts[0][0].lower() not in SPLIT_NAMES:
         parts = [p[1:] for p in parts]  # a wrapping folder says nothing
     heads = [p[0] if p else "" for p in parts]
-    splits: list[str] = []
-    if all(h.lower() in SPLIT_NAMES for h in heads):
-        splits = sorted(set(heads), key=lambda h: (SPLIT_NAMES[h.lower()] != "train", h))
+    if splits := split_folders(heads):
         numbers = np.array([splits.index(h) for h in heads])
         parts = [p[1:] for p in parts]
     folder_of = np.frombuffer(store.folder_of, np.uint32)
@@ -209,7 +207,9 @@ def _open_files(store: FolderStore | ZipStore, labels: str, split: str | None, f
         source.astray = (0, []) if source.texts is None else _astray(store)
     if labels == "folders" or (labels == "auto" and source.labels is None):
         _label_folders(source, ["/".join(p) for p in parts], labels == "folders")
-    return _finish(source, splits, chosen, split_of if source._rows is None else None)
+    if split_of is not None and source._rows is not None:
+        split_of = split_of[source._rows]
+    return _finish(source, splits, chosen, split_of)
 
 
 def _finish(source: Source, splits: list[str], split: str | None, split_of: np.ndarray | None) -> Source:
@@ -249,7 +249,7 @@ def _with_metadata(source: Source, labels: str, fields: dict[str, str]) -> Sourc
     table = np.fromiter((short_hash(source.name(i)) for i in range(len(source))), np.uint64, len(source))
     order = np.argsort(table)
     found = Metadata(table, order, columns.Gather(fields))
-    for name in source.store.side:
+    for name in _beside(source):
         text = source.store.read_side(name)
         if text is not None:
             found.read(text, name, source.store.path)
@@ -272,6 +272,16 @@ def _with_metadata(source: Source, labels: str, fields: dict[str, str]) -> Sourc
     elif labels == "metadata":
         raise KakusanError(f'{source.path}: labels="metadata", but metadata.jsonl has no "label"')
     return kept
+
+
+def _beside(source: Source) -> list[str]:
+    """The metadata files that may speak of the source's pictures: not those of other splits."""
+    if source._rows is None:
+        return source.store.side
+    used = np.unique(np.frombuffer(source.store.folder_of, np.uint32)[source._rows])
+    folders = [f"{source.store.folders[i]}/" for i in used]
+    homes = {name: name[: name.rfind("/") + 1] for name in source.store.side}
+    return [name for name, home in homes.items() if any(f.startswith(home) for f in folders)]
 
 
 def _captions(source: Source) -> Texts | None:
