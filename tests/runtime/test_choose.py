@@ -80,7 +80,7 @@ def test_measuring_tells_slow_from_quick_and_right_from_wrong():
 @pytest.fixture
 def loaded(tmp_path, monkeypatch) -> Loaded:
     monkeypatch.setenv("KAKUSAN_CACHE", str(tmp_path))
-    made = model(encoders={})
+    made = model("net/dit", encoders={})
     made.defaults["guidance"] = 1.0
     return Loaded(made, {"hash": model_hash(made)})
 
@@ -112,4 +112,4 @@ def test_another_engine_draws_the_same(loaded):
     file = engines.network_file(loaded, (1, 9, 11), "model")
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(KakusanError, match="SHA-256 is not that of a file exported here"):
-        engines.swap(Loaded(model(encoders={}), {"hash": loaded.info()["hash"]}), "onnx", Request([0]))
+        engines.swap(Loaded(model("net/dit", encoders={}), {"hash": loaded.info()["hash"]}), "onnx", Request([0]))
