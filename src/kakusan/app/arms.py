@@ -212,8 +212,8 @@ def _gan_settings(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def finished(run: Path) -> bool:
-    """Whether an arm's training is over."""
-    return (run / "summary.json").is_file() and (run / "model.safetensors").is_file()
+    """Whether an arm's training is over; of one that was scored, the model need not be kept."""
+    return (run / "summary.json").is_file() and any((run / n).is_file() for n in ("model.safetensors", "score.json"))
 
 
 def summary(run: Path) -> dict[str, Any]:

@@ -161,8 +161,9 @@ def _samples(page: Report, folder: Path, arms: list[Tree]) -> None:
 def _protocol(page: Report, result: Tree, length: str, seeds: str, project: Project) -> None:
     section = page.section("How it was measured")
     stamp = result["stamp"]
+    clock = " of processor time" if "training.clock=processor" in result["overrides"] else ""
     section.text(
-        f"Every arm trained {length} on the same machine with {seeds}, on the same pictures. Generators have the "
+        f"Every arm trained {length}{clock} on the same machine with {seeds}, on the same pictures. Generators have the "
         "parameters of the diffusion network, to a percent or so; discriminators, which draw nothing, have as many "
         f"again. {result['count']:,} pictures of each model were compared with {stamp['real']:,} real ones "
         f"({result['against']}) in the features of {stamp['extractor']} ({stamp['resize']}).\n\n"
@@ -170,10 +171,11 @@ def _protocol(page: Report, result: Tree, length: str, seeds: str, project: Proj
         "were fitted to short runs of small batches, as the documentation says. The classic GAN is Radford et al. 2016 "
         "with the non-saturating loss. Both ship the average of their generator's weights, as the diffusion model "
         "does. Sets of fewer than 5,000 pictures are augmented for all.\n\n"
-        "A run counts as diverged when its numbers or pictures are not finite; as collapsed when its pictures' "
-        "features vary less than half as much as real ones', or at most half of the classes are drawn; as worsened "
-        "when its last kernel distance is twice its best. The same rules hold for every arm. Intervals are 95% each, "
-        "over seeds (Student's t, Welch); with many comparisons some will be certain by chance."
+        "A run counts as diverged when its numbers or pictures are not finite; as collapsed when its pictures vary "
+        "less than half as much as real ones, both in features and in means of 8 x 8 blocks (inside the classes that "
+        "they are taken for, where there are any), or when at most half of the classes are drawn; as worsened when its "
+        "last kernel distance is twice its best. The same rules hold for every arm. Intervals are 95% each, over seeds "
+        "(Student's t, Welch); with many comparisons some will be certain by chance."
     )
     section.details("Protocol stamp", stamp)
     section.details("Data", project.sheet())
