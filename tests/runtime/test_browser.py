@@ -105,7 +105,8 @@ def test_the_page_draws_in_chromium(tmp_path):
     try:
         run = [
             chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-            "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=100000", "--dump-dom",
+            "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=100000", "--dump-dom",
             f"http://127.0.0.1:{server.server_address[1]}/?draw",
         ]  # fmt: skip
         done = subprocess.run(run, capture_output=True, text=True, timeout=300)

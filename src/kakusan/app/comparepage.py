@@ -163,8 +163,8 @@ def _protocol(page: Report, result: Tree, length: str, seeds: str, project: Proj
     stamp = result["stamp"]
     clock = " of processor time" if "training.clock=processor" in result["overrides"] else ""
     section.text(
-        f"Every arm trained {length}{clock} on the same machine with {seeds}, on the same pictures. Generators have the "
-        "parameters of the diffusion network, to a percent or so; discriminators, which draw nothing, have as many "
+        f"Every arm trained {length}{clock} on the same machine with {seeds}, on the same pictures. Generators have "
+        "the parameters of the diffusion network, to a percent or so; discriminators, which draw nothing, have as many "
         f"again. {result['count']:,} pictures of each model were compared with {stamp['real']:,} real ones "
         f"({result['against']}) in the features of {stamp['extractor']} ({stamp['resize']}).\n\n"
         "R3GAN is Huang et al. 2024: relativistic pairing loss, R1 and R2 penalties, no normalisation; its settings "
