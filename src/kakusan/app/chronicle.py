@@ -99,7 +99,8 @@ class Chronicle(Hooks):
         if self.snapshots:
             save_model(self.run.path / "snapshots" / f"step-{step:06d}.safetensors", model, {"step": step})
         loaded = Loaded(model, {})
-        samples = loaded.draw(preview_request(loaded, self.budget.preview, PREVIEW_STEPS, 0.0), stop=self.stop)
+        steps = min(PREVIEW_STEPS, int(sampler.defaults(model)["steps"]))
+        samples = loaded.draw(preview_request(loaded, self.budget.preview, steps, 0.0), stop=self.stop)
         if self.stop():
             return  # the loop asks for this preview again on resume
         self.run.samples.mkdir(exist_ok=True)

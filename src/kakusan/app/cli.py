@@ -283,6 +283,48 @@ def compare(
     return Outcome(said, text="\n".join(done.result["words"]["answer"]), path=done.report)
 
 
+@app.command(sort_key=4.6)
+def distill(
+    model: Model,
+    data: Annotated[str | None, Parameter(help="The teacher's training pictures; --method tune works without.")] = None,
+    /,
+    *overrides: Annotated[str, Parameter(help="Recipe settings of a student, as objective.q=64.")],
+    method: Annotated[
+        str, Parameter(help="consistency: a student of 1 to 4 steps; tune: learned times and solver weights.")
+    ] = "consistency",
+    steps: Annotated[int | None, Parameter(help="Steps it is made for: 2 for a student, 5 for tune.")] = None,
+    minutes: Annotated[float | None, Parameter(help="Time it may take: 10 for a student, 3 for tune.")] = None,
+    guidance: Annotated[float | None, Parameter(help="Guidance that goes inside; the teacher's own.")] = None,
+    autoguidance: Annotated[float | None, Parameter(help="The same for autoguidance.")] = None,
+    count: Annotated[int, Parameter(["--count", "-n"], help="Samples of each point of the report; 0 is none.")] = 256,
+    set_default: Annotated[
+        bool, Parameter(show_default=False, help="tune: also write what was found into MODEL itself.")
+    ] = False,
+    seed: Annotated[int, Parameter(help="Seed of a student's training.")] = 0,
+    labels: Labels = None,
+    out: Annotated[Path | None, Parameter(["--out", "-o"], help="New folder; runs/MODEL-METHOD-STEPS.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> Outcome:
+    """Make a model that needs few evaluations: a tuned solver, or a student; ends with its path."""
+    from kakusan.app.distil import distill as work
+    from kakusan.app.show import Progress
+
+    with Progress() as progress:
+        done = work(
+            model, data, method=method, steps=steps, minutes=minutes, guidance=guidance, autoguidance=autoguidance,
+            overrides=list(overrides), labels=labels, count=count, set_default=set_default, seed=seed, out=out,
+            device=device, progress=progress,
+        )  # fmt: skip
+        if done.report:
+            progress.note(f"report: {done.report}")
+    said = {
+        "path": str(done.path) if done.path else None, "run": str(done.run), "interrupted": done.interrupted,
+        "report": str(done.report) if done.report else None, **done.result,
+    }  # fmt: skip
+    return Outcome(said, path=done.path or done.run, code=130 if done.interrupted else 0)
+
+
 @app.command(sort_key=7)
 def doctor(*, json: Json = False) -> Outcome:
     """Examine this machine: versions, devices, speed, memory, disk, extras."""
@@ -371,7 +413,7 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-_VERBS = (train, sample, resume, info, evaluate, compare, doctor, check, reproduce)
+_VERBS = (train, sample, resume, info, evaluate, compare, distill, doctor, check, reproduce)
 
 
 def _positive(name: str, value: float | None) -> None:

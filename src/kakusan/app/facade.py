@@ -7,7 +7,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def train(
             about = {"device": str(chosen), "data": project.cache.fingerprint, "from": str(start) if start else None}
             about |= {"snapshots": snapshots}
             write_json(run.environment, rundir.environment() | about | {"processes": ranks.world})
-        return _go(run, project, tree, chosen, shown, False, begun, start, ranks, snapshots)
+        return go(run, project, tree, chosen, shown, False, begun, start, ranks, snapshots)
 
 
 def _shown(progress: Progress, ranks: Ranks) -> Progress:
@@ -246,12 +246,16 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
     with join() as ranks, progress or Progress() as given_progress:
         shown, folder = _shown(given_progress, ranks), RunDir(Path(run))
         tree, finished, about = ranks.lead(lambda: _begun(folder, minutes))
+        if "distilled" in about and not finished:
+            from kakusan.app.student import resume_student
+
+            return resume_student(folder, tree, about["distilled"], shown, begun)
         if finished:
             return _longer(folder, tree, minutes or 0, shown)
         device = pick_device(ranks.device(str(about.get("device", "auto"))))
         project = _opened(tree["data"], shown, tree["model"]["domain"], ranks)
         ranks.lead(lambda: _same_data(folder, tree, about, project))
-        return _go(
+        return go(
             folder, project, tree, device, shown, True, begun, about.get("from"), ranks, bool(about.get("snapshots"))
         )
 
@@ -294,7 +298,7 @@ def _environment(folder: RunDir) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _go(
+def go(
     run: RunDir,
     project: Project,
     tree: Tree,
@@ -305,8 +309,11 @@ def _go(
     start: str | Path | None,
     ranks: Ranks,
     snapshots: bool,
+    teacher: Model | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Trained:
-    """Train, and finish: samples, findings, model file, report."""
+    """Train, and finish: samples, findings, model file, report; a student follows its ``teacher``, and its file says
+    so (``origin``)."""
     training = build(tree["training"], "training")
     assert isinstance(training, Training)
     with torch.random.fork_rng(devices=[]):
@@ -334,6 +341,7 @@ def _go(
                 spent=CLOCKS[training.clock]() - begun[training.clock] if not again else 0.0,
                 reserve=budget.reserve,
                 ranks=ranks,
+                teacher=teacher,
             )
         finally:
             batches.close()
@@ -342,7 +350,7 @@ def _go(
             shown.note(f"stopped at step {result.step:,}; everything is saved. Go on with: kakusan resume {run.path}")
             return Trained(run.path, None, None, True, first=ranks.first)
         if ranks.first:
-            done = _finish(run, project, training, result, hooks, shown, stop)
+            done = _finish(run, project, training, result, hooks, shown, stop, origin)
         else:
             done = Trained(run.path, run.model, run.report, False, first=False)
         ranks.wait()
@@ -364,8 +372,9 @@ def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:
 
 
 def _finish(
-    run: RunDir, project: Project, training: Training, result: Result, hooks: Chronicle, shown: Progress, stop: Stop
-) -> Trained:
+    run: RunDir, project: Project, training: Training, result: Result, hooks: Chronicle, shown: Progress, stop: Stop,
+    origin: Mapping[str, Any] | None = None,
+) -> Trained:  # fmt: skip
     """The model file, then what shows the model: asked to stop there, the file is whole and the rest is for later."""
     reference = reference_stats(project.some(256))
     summary = _summary(project, training, result, hooks)
@@ -378,7 +387,7 @@ def _finish(
         "training": summary | {"warnings": list(hooks.warnings)},
         "reference": reference,
         "licence": "",
-    }
+    } | dict(origin or {})
     save_model(run.model, result.model, info)
     shown.note("drawing samples, checking them, writing the report ...")
     loaded = load(run.model, str(next(result.model.parameters()).device))

@@ -15,14 +15,14 @@ from kakusan.catalog import build
 from kakusan.core import grid as grids
 from kakusan.core.batch import Inputs
 from kakusan.core.grid import Grid
-from kakusan.core.guide import Autoguidance, ClassifierFree, Guide, Plain, pair
+from kakusan.core.guide import Autoguidance, ClassifierFree, Denoise, Guide, Plain, pair
 from kakusan.core.model import Model
 from kakusan.core.rng import Rng, mix
 from kakusan.core.sample import Step, sample, start
 from kakusan.core.solver import Solver
 from kakusan.part import KakusanError, Part
 
-__all__ = ["DEFAULTS", "SOLVERS", "Request", "plan_batches", "settle", "steps"]
+__all__ = ["DEFAULTS", "SOLVERS", "Request", "denoise_of", "plan_batches", "settle", "steps"]
 
 SOLVERS = {
     "ddim": "solver/ddim",
@@ -150,26 +150,32 @@ def steps(model: Model, request: Request, shapes: list[tuple[int, ...]]) -> Iter
     if not isinstance(solver, Solver) or not isinstance(grid, Grid):
         raise KakusanError(f"solver {settled['solver']} and grid {settled['grid']}: need a solver/... and a grid/...")
     times = grid.times(settled["steps"], denoiser.process)
+    if (settled["eta"] or settled["churn"]) and bool((times.diff() > 0).any()):
+        raise KakusanError(f"--eta {settled['eta']:g}: {grid.kind} adds noise of its own; leave --eta and churn out")
     if settled["eta"]:
         times = grids.climb(times, denoiser.process, settled["eta"])
     if settled["churn"]:
         times = grids.churn(times, denoiser.process, settled["churn"])
     rng = Rng(request.seeds, device)
+    x = start(times, denoiser.process, denoiser.space, shapes, rng)
+    denoise = denoise_of(model, settled, request.cond, len(request.seeds))
+    yield from _no_grad(sample(denoise, x, times, solver, denoiser.process, denoiser.space, rng, shapes))
+
+
+def denoise_of(model: Model, settled: dict[str, Any], cond: dict[str, list[Any]], count: int) -> Denoise:
+    """The denoiser of ``count`` samples with these conditions, guided as settled."""
     guide: Guide = ClassifierFree(settled["guidance"]) if settled["guidance"] != 1 else Plain()
-    count = len(request.seeds)
-    inputs = prepare(model, request.cond, count)
+    inputs = prepare(model, cond, count)
     full = model.cond(inputs, {}, count)
     conds = [full]
     if guide.branches == 2:
         off = {name: torch.zeros(count, dtype=torch.bool) for name in inputs if name != "augment"}
         conds = [model.cond(inputs, off, count), full]
-    x = start(times, denoiser.process, denoiser.space, shapes, rng)
     branches = model.branches(conds)
     if model.weak is not None and settled["autoguidance"] != 1:
         guide = Autoguidance(settled["autoguidance"], guide)
         branches = pair(model.weak.branches([model.weak.cond(inputs, {}, count)]), branches)
-    denoise = guide(branches)
-    yield from _no_grad(sample(denoise, x, times, solver, denoiser.process, denoiser.space, rng, shapes))
+    return guide(branches)
 
 
 def _no_grad(source: Iterator[Step]) -> Iterator[Step]:
