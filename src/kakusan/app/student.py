@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from kakusan.app import facade, recipe, rundir, sampler
 from kakusan.app.loaded import Loaded, load
 from kakusan.app.project import Project, open_project
 from kakusan.app.rundir import RunDir
 from kakusan.app.show import Progress
-from kakusan.catalog import build
 from kakusan.checkpoint import read_info
-from kakusan.core.model import Model
-from kakusan.core.objective import Objective
-from kakusan.core.rng import Rng
 from kakusan.domains.image import Image
 from kakusan.files import write_json
 from kakusan.part import KakusanError
-from kakusan.training.machine import autocast, wait
 from kakusan.training.ranks import ALONE
 
 __all__ = ["Wish", "opened", "resume_student", "train_student"]
 
-ALIGN = 0.5  # of the run learns the ends of the teacher's trajectories
-Q = 256.0  # how near the points of a pair are
 MINUTES = 10.0
 Tree = dict[str, Any]
 
@@ -85,7 +75,7 @@ def train_student(
     teacher: Loaded, project: Project, wish: Wish, run: RunDir, shown: Progress, begun: dict[str, float]
 ) -> facade.Trained:
     """Plan, write the recipe, train; the run directory is what training makes."""
-    tree = _planned(teacher, project, wish, shown)
+    tree = _planned(teacher, project, wish)
     note = "kakusan distill: everything that decides this run, beside its teacher (environment.json)."
     recipe.write(run.recipe, tree, note)
     distilled = {
@@ -123,8 +113,8 @@ def _carried_on(
     )  # fmt: skip
 
 
-def _planned(teacher: Loaded, project: Project, wish: Wish, shown: Progress) -> Tree:
-    """The student's recipe: the teacher's network with the objective, whose first part is fitted into the time."""
+def _planned(teacher: Loaded, project: Project, wish: Wish) -> Tree:
+    """The student's recipe: the teacher's network, learning the ends of its guided trajectories."""
     assert teacher.path is not None
     known = sampler.defaults(teacher.model)
     spec = copy.deepcopy(read_info(teacher.path)["spec"]) | {"weak": None}
@@ -139,7 +129,6 @@ def _planned(teacher: Loaded, project: Project, wish: Wish, shown: Progress) -> 
     auto = known["autoguidance"] if wish.autoguidance is None else wish.autoguidance
     objective = {
         "kind": "objective/consistency",
-        "q": Q,
         "path": "teacher",
         "guidance": float(known["guidance"] if wish.guidance is None else wish.guidance),
         "autoguidance": float(auto) if teacher.model.weak is not None else 1.0,
@@ -161,32 +150,4 @@ def _planned(teacher: Loaded, project: Project, wish: Wish, shown: Progress) -> 
         tree["training"]["minutes"] = None
     elif tree["training"]["minutes"] is None:
         tree["training"]["minutes"] = MINUTES
-    if "align" not in tree["training"]["objective"]:
-        tree["training"]["objective"]["align"] = int(ALIGN * _steps(teacher, project, tree, shown))
     return tree
-
-
-def _steps(teacher: Loaded, project: Project, tree: Tree, shown: Progress) -> int:
-    """About how many steps the run will have: the recipe's number, or those that fit its minutes, timed."""
-    if tree["training"].get("steps") is not None:
-        return int(tree["training"]["steps"])
-    shown.note("timing a step ...")
-    settings = dict(tree["training"]["objective"])
-    model, device = build(tree["model"], "model"), teacher.device
-    assert isinstance(model, Model)
-    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batch = project.sample_batch(int(tree["training"]["batch"]), device)
-    rng, cast = Rng(range(len(batch.x0)), device), autocast(device, tree["training"].get("precision", "auto"))
-    taken = 0.0
-    for align in (1 << 30, 0):  # a step of each half
-        objective = build(settings | {"align": align}, "training.objective")
-        assert isinstance(objective, Objective)
-        each = []
-        for _ in range(2):
-            begun = time.perf_counter()
-            with cast():
-                objective.loss(model, batch, rng, 0, teacher.model).mean().backward()
-            wait(device)
-            each.append(time.perf_counter() - begun)
-        taken += min(each) * (ALIGN if align else 1 - ALIGN)
-    return max(1, int(0.9 * 60 * float(tree["training"]["minutes"]) / taken))

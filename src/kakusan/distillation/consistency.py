@@ -45,7 +45,7 @@ class Consistency(Objective):
     ``path``: how x_r is reached: "data" by the picture's own noise, "teacher" by a step of the teacher's, which
     ``guidance`` and ``autoguidance`` may steer (the student then has them inside, at the cost of none).
     ``align``: steps at the beginning that learn the ends of the teacher's own trajectories of ``points`` steps, every
-    state of them (CMT, arXiv 2509.24526): no pictures are needed for these.
+    state of them, and need no pictures (CMT: Hu et al. 2025, arXiv 2509.24526); None = the whole run.
     ``huber``: errors (root mean square) below it count as squares. ``dropout``: as in training.
     """
 
@@ -59,7 +59,7 @@ class Consistency(Objective):
         path: str = "data",
         guidance: float = 1.0,
         autoguidance: float = 1.0,
-        align: int = 0,
+        align: int | None = None,
         points: int = 16,
         huber: float = 0.0,
         dropout: float = 0.1,
@@ -72,17 +72,17 @@ class Consistency(Objective):
             raise KakusanError(
                 f"guidance={guidance:g}, autoguidance={autoguidance:g}: pictures are not guided; use path='teacher'"
             )
-        if align < 0 or points < 2 or huber < 0:
+        if (align is not None and align < 0) or points < 2 or huber < 0:
             raise KakusanError(f"align={align}, points={points}, huber={huber}: need >= 0, >= 2 and >= 0")
         self.draws = Denoising(density or LogNormal(-1.1, 2.0), EDM(), dropout)
         self.q, self.stage, self.path = float(q), int(stage), path
         self.guidance, self.autoguidance = float(guidance), float(autoguidance)
-        self.align, self.points, self.huber = int(align), int(points), float(huber)
+        self.align, self.points, self.huber = align, int(points), float(huber)
 
     def terms(
         self, model: Model, batch: Batch, rng: Rng, step: int, teacher: Model | None = None
     ) -> tuple[Tensor, Tensor]:
-        if step < self.align:
+        if self.align is None or step < self.align:
             return self._aligned(model, batch, rng, step, self._given(teacher))
         process, space, x0 = model.denoiser.process, model.denoiser.space, batch.x0
         t = self.draws.times(batch, rng, step, process)

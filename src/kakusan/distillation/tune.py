@@ -115,17 +115,15 @@ def candidates(grid: Grid, solver: Solver, steps: int, process: Process) -> Iter
     low, high = 0.01, 80.0
     if isinstance(grid, (Karras, UniformLam)):
         low, high = grid.k_min, grid.k_max
-    grids: list[Grid] = [
-        grid,
-        Karras(7.0, low, high),
-        Karras(5.0, max(low, 0.03), high),
-        UniformLam(max(low, 0.03), high),
-    ]
+    high_low = max(low, 0.03)  # few steps are better spent above it
+    grids: list[Grid] = [grid, Karras(7.0, low, high), Karras(5.0, high_low, high), UniformLam(high_low, high)]
+    seen = []
     for chosen in grids:
-        times = chosen.times(steps, process)
-        for way in (solver, DPM2M(), IPNDM(), IPNDM(3), UniPC(2), UniPC(3)):
-            if way.evaluations == 1:
-                yield f"{way.kind.split('/')[1]} on {chosen.kind.split('/')[1]}", times, way
+        for way in (solver, DPM2M(), IPNDM(), UniPC(2)):
+            if way.evaluations == 1 and (pair := (chosen.spec(), way.spec())) not in seen:
+                seen.append(pair)
+                name = f"{way.kind.split('/')[1]} on {chosen.kind.split('/')[1]}"
+                yield name, chosen.times(steps, process), way
 
 
 def _planned(times: Tensor, solver: Solver, process: Process) -> Plan:
