@@ -65,7 +65,7 @@ def tuned(
         def gone() -> float:
             return 1.0 if stop() else (time.monotonic() - begun) / seconds
 
-        test, choose, fit = _sets(loaded, settled, grid, solver, seeds, shown, gone)
+        test, choose, fit = _sets(loaded, settled, grid, solver, seeds, shown, stop, gone)
         if stop():
             return None
         shown.start(1000, f"tuning {steps} steps", "share")
@@ -110,9 +110,10 @@ def _sets(
     solver: Solver,
     seeds: Seeds,
     shown: Progress,
+    stop: Callable[[], bool],
     gone: Callable[[], float],
 ) -> list[list[Piece]]:
-    """Pieces to test with, to choose by and to fit, their end points drawn by the teacher; of the last at least one."""
+    """Pieces to test with, to choose by and to fit, their end points drawn by the teacher; of each at least one."""
     counts = (seeds.test, seeds.choose, seeds.fit)
     shown.start(sum(counts), "the teacher's end points", "sample")
     sets: list[list[Piece]] = []
@@ -120,7 +121,7 @@ def _sets(
     for count in counts:
         pieces: list[Piece] = []
         for rows in _pieces(FIRST + done, count):
-            if gone() >= 1 or (len(sets) == 2 and pieces and gone() > SHARE):
+            if stop() or (pieces and gone() > (SHARE if len(sets) == 2 else 1)):
                 break
             pieces.append(_piece(loaded, settled, grid, solver, rows))
             done += len(rows)
