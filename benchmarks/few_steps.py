@@ -1,4 +1,4 @@
-"""What few steps cost in quality, for runs that are there already: tuned solvers, and students of a quarter of the time.
+"""What few steps cost in quality, for runs that are there: tuned solvers, and students of a quarter of the time.
 
     python benchmarks/few_steps.py MODEL DATA [MODEL DATA ...] --out OUT [--minutes 15] [--count 1000]
 

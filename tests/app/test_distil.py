@@ -14,6 +14,7 @@ from PIL import Image as Pil
 import kakusan
 from app.standins import pixels
 from kakusan.app import distil, facade, fewsteps, sampler, tuned
+from kakusan.app.cli import main
 from kakusan.app.distil import Distilled, distill
 from kakusan.app.fewsteps import Point, verdict
 from kakusan.app.loaded import Loaded, load
@@ -86,7 +87,7 @@ def student(trained: tuple[Path, Path], out: Path, count: int = 0, steps: int = 
 def test_a_tuned_copy_is_used_and_the_teacher_stays(trained, tmp_path):
     teacher = trained[0] / "model.safetensors"
     before = teacher.read_bytes()
-    done = made(trained, method="tune", steps=3, minutes=0.1, count=12, out=tmp_path / "out")
+    done = made(trained, method="tune", steps=3, minutes=0.03, count=12, out=tmp_path / "out")
     assert teacher.read_bytes() == before
     assert done.path == tmp_path / "out" / "model.safetensors" and done.report is not None and done.result["kept"]
     assert done.result["after"] < done.result["before"]
@@ -112,7 +113,7 @@ def test_several_numbers_of_steps_stand_in_one_file_and_the_teacher_takes_them_w
     copy.write_bytes((trained[0] / "model.safetensors").read_bytes())
     for steps in (3, 2):
         done = distill(
-            copy, method="tune", steps=steps, minutes=0.05, out=tmp_path / f"{steps}-{len(list(tmp_path.iterdir()))}",
+            copy, method="tune", steps=steps, minutes=0.01, out=tmp_path / f"{steps}-{len(list(tmp_path.iterdir()))}",
             set_default=True, device="cpu", progress=Progress(quiet=True),
         )  # fmt: skip
         assert done.result["data"] is None and done.result["points"] == []
@@ -177,6 +178,28 @@ def test_resume_refuses_another_teacher(trained, tmp_path):
     file.write_text(json.dumps(about), "utf-8")
     with pytest.raises(KakusanError, match="no longer the teacher"):
         facade.resume(tmp_path / "out", progress=Progress(quiet=True))
+
+
+def test_a_finished_student_gets_the_report_it_lacks_and_nothing_else(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(distil, "_points", lambda *given: [point("student", 2, 100.0), point("teacher", 2, 104.0)])
+    done = student(trained, tmp_path / "out", count=12, steps=2)
+    before = done.path.read_bytes()
+    done.report.unlink()
+    again = facade.resume(tmp_path / "out", progress=Progress(quiet=True))
+    assert not again.interrupted and done.report.is_file() and done.path.read_bytes() == before
+    for minutes in (None, 1.0):
+        with pytest.raises(KakusanError, match="this student is finished; make another: kakusan distill"):
+            facade.resume(tmp_path / "out", minutes=minutes, progress=Progress(quiet=True))
+
+
+def test_more_steps_than_a_student_was_made_for_are_warned_of(trained, tmp_path, capsys):
+    student(trained, tmp_path / "out", steps=2)
+    words = ["sample", str(tmp_path / "out"), "--device", "cpu", "--out", str(tmp_path / "drawn"), "--steps"]
+    for steps, warned in ((4, False), (6, True)):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, str(steps)])
+        assert ended.value.code == 0
+        assert ("made for 1 to 4" in capsys.readouterr().err) is warned
 
 
 def point(series: str, evaluations: int, value: float) -> Point:

@@ -64,7 +64,7 @@ def test_other_numbers_of_steps_are_left_to_the_model_s_own_way(base):
     assert not torch.equal(end_points(f, x, learned, solver, process), end_points(f, x, learned, base, process))
 
 
-def learned(process: Process, steps: int, rounds: int = 12) -> Tuned:
+def learned(process: Process, steps: int, rounds: int = 25) -> Tuned:
     sets = [[piece(process, 20, i, Heun(), 60) for i in range(4)]]
     sets += [[piece(process, 100, 100, Heun(), 60)], [piece(process, 200, 200, Heun(), 60)]]
     return tune(GRID, DPM2M(), steps, process, *sets, rounds=rounds)
@@ -77,7 +77,7 @@ def test_few_steps_end_much_nearer_to_the_teacher(steps, factor):
     found = learned(process, steps)
     assert found.grid is not None and found.solver is not None
     assert found.after < found.before / factor
-    assert found.after < 0.6 * found.started <= 0.6 * found.before * (1 + 1e-9)
+    assert found.after < 0.6 * found.started and found.started <= found.before * (1 + 1e-6)
     assert all(a < b for a, b in pairwise(found.grid.lams[0])) and len(found.grid.lams[0]) == steps - 1
     grid, solver = build(found.grid.spec()), build(found.solver.spec())
     x = noise(process, 200, 200)

@@ -134,6 +134,9 @@ def sample(
 
     with Progress() as progress, Stop() as stop:
         loaded = facade.load(model, device=device)
+        made_for = max(4, (loaded.info_.get("distilled") or {}).get("steps", 10_000))
+        if steps is not None and steps > made_for:
+            progress.warn(f"--steps {steps}: this student was made for 1 to {made_for}; more help little")
         progress.start(count, "sampling", "step")
         samples = loaded.sample(
             count, prompt=prompt, label=label, seed=seed, steps=steps, solver=solver, guidance=guidance,

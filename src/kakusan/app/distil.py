@@ -94,7 +94,7 @@ def distill(
             seconds = 60 * (TUNING if minutes is None else minutes)
             return _tuning(teacher, project, wanted, seconds, settings, count, set_default, run, shown)
         assert project is not None
-        wish = student.Wish(wanted, minutes, guidance, autoguidance, overrides, seed)
+        wish = student.Wish(wanted, minutes, guidance, autoguidance, overrides, seed, count)
         done = student.train_student(teacher, project, wish, run, shown, begun)
         if done.path is None or done.interrupted:
             return Distilled(run.path, done.path, None, True)

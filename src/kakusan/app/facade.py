@@ -246,15 +246,15 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
     with join() as ranks, progress or Progress() as given_progress:
         shown, folder = _shown(given_progress, ranks), RunDir(Path(run))
         tree, finished, about = ranks.lead(lambda: _begun(folder, minutes))
-        if "distilled" in about and not finished:
+        if "distilled" in about:
             from kakusan.app.student import resume_student
 
-            return resume_student(folder, tree, about["distilled"], shown, begun)
+            return resume_student(folder, tree, about, shown, begun)
         if finished:
             return _longer(folder, tree, minutes or 0, shown)
         device = pick_device(ranks.device(str(about.get("device", "auto"))))
         project = _opened(tree["data"], shown, tree["model"]["domain"], ranks)
-        ranks.lead(lambda: _same_data(folder, tree, about, project))
+        ranks.lead(lambda: same_data(folder, tree, about, project))
         return go(
             folder, project, tree, device, shown, True, begun, about.get("from"), ranks, bool(about.get("snapshots"))
         )
@@ -263,15 +263,20 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
 def _begun(folder: RunDir, minutes: float | None) -> list[Any]:
     """A run's recipe, whether it is finished, and what it was begun on; refused where ``minutes`` do not fit that."""
     run = rundir.existing(folder.path).path
-    finished = folder.model.is_file() and folder.report.is_file()
+    about = _environment(folder)
+    student = about.get("distilled") or {}
+    awaited = bool(student.get("count")) and not (run / "few-steps.html").is_file()
+    finished = folder.model.is_file() and folder.report.is_file() and not awaited
+    if finished and student:
+        raise KakusanError(f"{run}: this student is finished; make another: kakusan distill {student['teacher']} DATA")
     if finished and minutes is None:
         raise KakusanError(f"{run}: this run is finished; train it for longer with: kakusan resume {run} --minutes 30")
     if not finished and minutes is not None:
         raise KakusanError(f"{run}: still unfinished, its length is decided; first: kakusan resume {run}")
-    return [recipes.read(folder.recipe), finished, _environment(folder)]
+    return [recipes.read(folder.recipe), finished, about]
 
 
-def _same_data(folder: RunDir, tree: Tree, about: dict[str, Any], project: Project) -> None:
+def same_data(folder: RunDir, tree: Tree, about: dict[str, Any], project: Project) -> None:
     if about.get("data", project.cache.fingerprint) != project.cache.fingerprint:
         raise KakusanError(
             f"{folder.path}: the pictures in {tree['data']['path']} are not those the run began with; "

@@ -20,7 +20,7 @@ from kakusan.evaluation.features import Extractor, features_cached
 from kakusan.evaluation.frechet import frechet_interval
 from kakusan.training.cache import cache_root
 
-__all__ = ["LEAST", "Judge", "Point", "verdict"]
+__all__ = ["LEAST", "Judge", "Point", "branches", "times", "verdict"]
 
 LEAST = 50  # samples of a point, below which a distance means nothing
 REAL = 2000  # real pictures compared with, at most
@@ -64,7 +64,7 @@ class Judge:
             labels = asked_classes(self.real.labels, loaded.classes, self.count, SEED)
         request = loaded.request(self.count, None, labels, SEED, None, **settings)
         settled = sampler.settle(loaded.model, request)
-        self.shown.start(self.count * settled["steps"], f"{series}, {settled['steps']} steps", "step")
+        self.shown.start(self.count * settled["steps"], f"{series}, {times(settled['steps'], 'step')}", "step")
         begun = time.perf_counter()
         samples = loaded.draw(request, progress=self.shown.update, stop=self.stop)
         seconds = (time.perf_counter() - begun) / self.count
@@ -72,7 +72,7 @@ class Judge:
         if len(samples) < self.count:
             return None
         figure = frechet_interval(self.features, self.extract(np.stack([s.data for s in samples])))
-        self.shown.note(f"{series}, {settled['steps']} steps: Fréchet distance {figure.value:.4g}")
+        self.shown.note(f"{series}, {times(settled['steps'], 'step')}: Fréchet distance {figure.value:.4g}")
         return Point(
             series, int(settled["steps"]), sampler.evaluations(settled), figure.value, figure.low, figure.high,
             seconds, [s.shown for s in samples[:SHOWN]],
@@ -88,7 +88,10 @@ def verdict(made: Point, others: list[Point]) -> Tree:
     """``made`` beside the best of ``others`` that costs no more: better, worse or within noise, in words too."""
     rivals = [p for p in others if p.evaluations <= made.evaluations]
     if not rivals:
-        return {"better": None, "words": f"{made.series}: nothing else was measured at {made.evaluations} evaluations"}
+        return {
+            "better": None,
+            "words": f"{made.series}: nothing else was measured at {times(made.evaluations, 'evaluation')}",
+        }
     best = min(rivals, key=lambda p: p.frechet)
     pair = f"{_said(made)} against {_said(best)}"
     if made.high < best.low:
@@ -98,5 +101,11 @@ def verdict(made: Point, others: list[Point]) -> Tree:
     return {"better": None, "rival": best.series, "words": f"no difference beyond the noise at the same cost: {pair}"}
 
 
+def times(count: int, unit: str) -> str:
+    """A number with its unit: 1 step, 2 steps."""
+    return f"{count} {unit}{'s' * (count != 1)}"
+
+
 def _said(point: Point) -> str:
-    return f"{point.frechet:.4g} ({point.low:.4g} to {point.high:.4g}; {point.series}, {point.evaluations} evaluations)"
+    cost = times(point.evaluations, "evaluation")
+    return f"{point.frechet:.4g} ({point.low:.4g} to {point.high:.4g}; {point.series}, {cost})"

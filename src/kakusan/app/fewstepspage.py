@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kakusan.app.fewsteps import Point
+from kakusan.app.fewsteps import Point, times
 from kakusan.report import Report, Section, Series
 
 __all__ = ["write_page"]
@@ -51,7 +51,12 @@ def _curves(section: Section, points: Sequence[Point]) -> None:
 def _samples(page: Report, points: Sequence[Point]) -> None:
     section = page.section("The same seeds", "The first of those judged; nothing was picked.")
     for p in points:
-        section.pictures(p.pictures, None, f"{p.series}, {p.steps} steps, {p.evaluations} evaluations", alt=p.series)
+        section.pictures(
+            p.pictures,
+            None,
+            f"{p.series}, {times(p.steps, 'step')}, {times(p.evaluations, 'evaluation')}",
+            alt=p.series,
+        )
 
 
 def _learned(page: Report, learned: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Wish:
     autoguidance: float | None
     overrides: Sequence[str]
     seed: int
+    count: int = 0  # samples of each point of the report
 
 
 def opened(loaded: Loaded, data: str, labels: str | None, shown: Progress) -> Project:
@@ -75,40 +76,59 @@ def train_student(
     teacher: Loaded, project: Project, wish: Wish, run: RunDir, shown: Progress, begun: dict[str, float]
 ) -> facade.Trained:
     """Plan, write the recipe, train; the run directory is what training makes."""
+    assert teacher.path is not None
     tree = _planned(teacher, project, wish)
     note = "kakusan distill: everything that decides this run, beside its teacher (environment.json)."
     recipe.write(run.recipe, tree, note)
+    objective = tree["training"]["objective"]
     distilled = {
-        "method": "consistency", "steps": wish.steps, "teacher": str(teacher.path), "hash": teacher.info_["hash"],
-        "guidance": tree["training"]["objective"]["guidance"],
-        "autoguidance": tree["training"]["objective"]["autoguidance"],
-    }  # fmt: skip
-    about = {"device": str(teacher.device), "data": project.cache.fingerprint, "from": str(teacher.path)}
+        "method": "consistency",
+        "steps": wish.steps,
+        "count": wish.count,
+        "teacher": str(teacher.path.resolve()),
+        "hash": teacher.info_["hash"],
+        "guidance": objective["guidance"],
+        "autoguidance": objective["autoguidance"],
+    }
+    about = {"device": str(teacher.device), "data": project.cache.fingerprint, "from": distilled["teacher"]}
     write_json(run.environment, rundir.environment() | about | {"processes": 1, "distilled": distilled})
-    return _carried_on(teacher, project, tree, run, distilled, False, shown, begun)
+    return _trained(teacher, project, tree, run, distilled, False, shown, begun)
 
 
-def resume_student(
-    run: RunDir, tree: Tree, distilled: Tree, shown: Progress, begun: dict[str, float]
-) -> facade.Trained:
-    """Go on with an interrupted student, exactly as it would have gone on."""
-    about = read_info(rundir.find_model(distilled["teacher"]))
-    if about["hash"] != distilled["hash"]:
+def resume_student(run: RunDir, tree: Tree, about: Tree, shown: Progress, begun: dict[str, float]) -> facade.Trained:
+    """Go on with an interrupted student exactly as it would have gone on, or with the report it still lacks."""
+    from kakusan.app.distil import report
+
+    distilled = about["distilled"]
+    if read_info(rundir.find_model(distilled["teacher"]))["hash"] != distilled["hash"]:
         raise KakusanError(
             f"{distilled['teacher']}: is no longer the teacher that {run.path} began with; put it back as it was"
         )
-    teacher = load(distilled["teacher"], "auto")
+    teacher = load(distilled["teacher"], str(about.get("device", "auto")))
     project = open_project(tree["data"], shown, tree["model"]["domain"])
-    return _carried_on(teacher, project, tree, run, distilled, True, shown, begun)
+    facade.same_data(run, tree, about, project)
+    done = facade.Trained(run.path, run.model, run.report, False)
+    if not (run.model.is_file() and run.report.is_file()):
+        done = _trained(teacher, project, tree, run, distilled, True, shown, begun)
+    if not done.interrupted and distilled["count"]:
+        made = report(teacher, project, int(distilled["steps"]), int(distilled["count"]), run, shown)
+        return replace(done, interrupted=made.interrupted)
+    return done
 
 
-def _carried_on(
-    teacher: Loaded, project: Project, tree: Tree, run: RunDir, distilled: Tree, again: bool, shown: Progress,
+def _trained(
+    teacher: Loaded,
+    project: Project,
+    tree: Tree,
+    run: RunDir,
+    distilled: Tree,
+    again: bool,
+    shown: Progress,
     begun: dict[str, float],
-) -> facade.Trained:  # fmt: skip
-    assert teacher.path is not None
+) -> facade.Trained:
+    """The training loop, with a teacher."""
     return facade.go(
-        run, project, tree, teacher.device, shown, again, begun, teacher.path, ALONE, False, teacher.model,
+        run, project, tree, teacher.device, shown, again, begun, distilled["teacher"], ALONE, False, teacher.model,
         {"distilled": distilled},
     )  # fmt: skip
 
