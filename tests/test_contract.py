@@ -17,6 +17,12 @@ EXAMPLES = {
     "space/sphere": {"height": 8, "width": 16, "degree": 4},
     "objective/denoising": {"density": {"kind": "density/uniform-t"}, "weight": {"kind": "weight/edm"}},
     "grid/listed": {"ratios": [10.0, 1.0, 0.1]},
+    "grid/learned": {"lams": [[-1.0, 1.5], [0.5]], "base": {"kind": "grid/karras"}},
+    "solver/learned": {
+        "lams": [[-1.0, 1.5], [0.5]],
+        "weights": [[0.2, 0.4, -0.1], [0.3]],
+        "base": {"kind": "solver/dpm2m"},
+    },
     "guide/several": {"weights": [1.5, 2.0]},
     "guide/apart": {"weights": [1.5, 2.0]},
     "guide/chain": {"weights": [1.5, 7.0]},

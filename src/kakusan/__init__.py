@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kakusan.app.compare import Compared, compare
+    from kakusan.app.distil import Distilled, distill
     from kakusan.app.evaluate import Evaluated, evaluate
     from kakusan.app.facade import Loaded, Sample, Trained, load, reproduce, resume, save_samples, train
     from kakusan.catalog import build
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Compared",
+    "Distilled",
     "Evaluated",
     "KakusanError",
     "Loaded",
@@ -26,6 +28,7 @@ __all__ = [
     "Trained",
     "build",
     "compare",
+    "distill",
     "evaluate",
     "load",
     "reproduce",
@@ -36,10 +39,12 @@ __all__ = [
 
 _HOMES = {
     "Compared": "kakusan.app.compare",
+    "Distilled": "kakusan.app.distil",
     "Evaluated": "kakusan.app.evaluate",
     "KakusanError": "kakusan.part",
     "build": "kakusan.catalog",
     "compare": "kakusan.app.compare",
+    "distill": "kakusan.app.distil",
     "evaluate": "kakusan.app.evaluate",
 }
 

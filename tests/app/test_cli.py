@@ -28,13 +28,14 @@ VERBS = [
     "info",
     "evaluate",
     "compare",
+    "distill",
     "bench",
     "export",
     "reproduce",
     "data",
     "doctor",
 ]
-LATER = ["upscale", "distill", "serve"]
+LATER = ["upscale", "serve"]
 
 
 def call(*words: str) -> int:

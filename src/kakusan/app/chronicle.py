@@ -101,7 +101,8 @@ class Chronicle(Hooks):
         if self.snapshots:
             save_model(self.run.path / "snapshots" / f"step-{step:06d}.safetensors", model, {"step": step})
         loaded = Loaded(model, {})
-        request = preview_request(loaded, self.project, self.budget.preview, PREVIEW_STEPS, 0.0)
+        steps = min(PREVIEW_STEPS, int(sampler.defaults(model)["steps"]))
+        request = preview_request(loaded, self.project, self.budget.preview, steps, 0.0)
         samples = loaded.draw(request, stop=self.stop)
         if self.stop():
             return  # the loop asks for this preview again on resume

@@ -172,6 +172,9 @@ def sample(
         progress.start(len(request.seeds), "sampling", "step")
         for words in loaded.remarks(request):
             progress.warn(words)
+        made_for = max(4, (loaded.info_.get("distilled") or {}).get("steps", 10_000))
+        if steps is not None and steps > made_for:
+            progress.warn(f"--steps {steps}: this student was made for 1 to {made_for}; more help little")
         samples = loaded.draw(request, film, batch, progress.update, stop)
         progress.stop()
         made, total = len(samples), len(request.seeds)
@@ -423,6 +426,48 @@ def bench(
     return Outcome(found.dict(), text=printed(lambda console: work.show(found, console)))
 
 
+@app.command(sort_key=4.55)
+def distill(
+    model: Model,
+    data: Annotated[str | None, Parameter(help="The teacher's training pictures; --method tune works without.")] = None,
+    /,
+    *overrides: Annotated[str, Parameter(help="Recipe settings of a student, as objective.q=64.")],
+    method: Annotated[
+        str, Parameter(help="consistency: a student of 1 to 4 steps; tune: learned times and solver weights.")
+    ] = "consistency",
+    steps: Annotated[int | None, Parameter(help="Steps it is made for: 2 for a student, 5 for tune.")] = None,
+    minutes: Annotated[float | None, Parameter(help="Time it may take: 10 for a student, 3 for tune.")] = None,
+    guidance: Annotated[float | None, Parameter(help="Guidance that goes inside; the teacher's own.")] = None,
+    autoguidance: Annotated[float | None, Parameter(help="The same for autoguidance.")] = None,
+    count: Annotated[int, Parameter(["--count", "-n"], help="Samples of each point of the report; 0 is none.")] = 256,
+    set_default: Annotated[
+        bool, Parameter(show_default=False, help="tune: also write what was found into MODEL itself.")
+    ] = False,
+    seed: Annotated[int, Parameter(help="Seed of a student's training.")] = 0,
+    labels: Labels = None,
+    out: Annotated[Path | None, Parameter(["--out", "-o"], help="New folder; runs/MODEL-METHOD-STEPS.")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> Outcome:
+    """Make a model that needs few evaluations: a tuned solver, or a student; ends with its path."""
+    from kakusan.app.distil import distill as work
+    from kakusan.app.show import Progress
+
+    with Progress() as progress:
+        done = work(
+            model, data, method=method, steps=steps, minutes=minutes, guidance=guidance, autoguidance=autoguidance,
+            overrides=list(overrides), labels=labels, count=count, set_default=set_default, seed=seed, out=out,
+            device=device, progress=progress,
+        )  # fmt: skip
+        if done.report:
+            progress.note(f"report: {done.report}")
+    said = {
+        "path": str(done.path) if done.path else None, "run": str(done.run), "interrupted": done.interrupted,
+        "report": str(done.report) if done.report else None, **done.result,
+    }  # fmt: skip
+    return Outcome(said, path=done.path or done.run, code=130 if done.interrupted else 0)
+
+
 @app.command(sort_key=7)
 def doctor(*, json: Json = False) -> Outcome:
     """Examine this machine: versions, devices, speed, memory, disk, extras."""
@@ -512,7 +557,7 @@ def _run(words: list[str]) -> int:
 
 
 _VERBS = (
-    train, sample, vary, resume, info, evaluate, compare, bench, export, doctor, check, reproduce,
+    train, sample, vary, resume, info, evaluate, compare, distill, bench, export, doctor, check, reproduce,
     *cli_edit.register(app),
 )  # fmt: skip
 

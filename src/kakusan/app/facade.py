@@ -7,7 +7,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def train(
             about = {"device": str(chosen), "data": project.cache.fingerprint, "from": str(start) if start else None}
             about |= {"snapshots": snapshots}
             write_json(run.environment, rundir.environment() | about | {"processes": ranks.world})
-        return _go(run, project, tree, chosen, shown, False, begun, start, ranks, snapshots)
+        return go(run, project, tree, chosen, shown, False, begun, start, ranks, snapshots)
 
 
 def _shown(progress: Progress, ranks: Ranks) -> Progress:
@@ -254,12 +254,16 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
     with join() as ranks, progress or Progress() as given_progress:
         shown, folder = _shown(given_progress, ranks), RunDir(Path(run))
         tree, finished, about = ranks.lead(lambda: _begun(folder, minutes))
+        if "distilled" in about:
+            from kakusan.app.student import resume_student
+
+            return resume_student(folder, tree, about, shown, begun)
         if finished:
             return _longer(folder, tree, minutes or 0, shown)
         device = pick_device(ranks.device(str(about.get("device", "auto"))))
         project = _opened(tree["data"], shown, tree["model"]["domain"], ranks)
-        ranks.lead(lambda: _same_data(folder, tree, about, project))
-        return _go(
+        ranks.lead(lambda: same_data(folder, tree, about, project))
+        return go(
             folder, project, tree, device, shown, True, begun, about.get("from"), ranks, bool(about.get("snapshots"))
         )
 
@@ -267,15 +271,20 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
 def _begun(folder: RunDir, minutes: float | None) -> list[Any]:
     """A run's recipe, whether it is finished, and what it was begun on; refused where ``minutes`` do not fit that."""
     run = rundir.existing(folder.path).path
-    finished = folder.model.is_file() and folder.report.is_file()
+    about = _environment(folder)
+    student = about.get("distilled") or {}
+    awaited = bool(student.get("count")) and not (run / "few-steps.html").is_file()
+    finished = folder.model.is_file() and folder.report.is_file() and not awaited
+    if finished and student:
+        raise KakusanError(f"{run}: this student is finished; make another: kakusan distill {student['teacher']} DATA")
     if finished and minutes is None:
         raise KakusanError(f"{run}: this run is finished; train it for longer with: kakusan resume {run} --minutes 30")
     if not finished and minutes is not None:
         raise KakusanError(f"{run}: still unfinished, its length is decided; first: kakusan resume {run}")
-    return [recipes.read(folder.recipe), finished, _environment(folder)]
+    return [recipes.read(folder.recipe), finished, about]
 
 
-def _same_data(folder: RunDir, tree: Tree, about: dict[str, Any], project: Project) -> None:
+def same_data(folder: RunDir, tree: Tree, about: dict[str, Any], project: Project) -> None:
     if about.get("data", project.cache.fingerprint) != project.cache.fingerprint:
         raise KakusanError(
             f"{folder.path}: the pictures in {tree['data']['path']} are not those the run began with; "
@@ -302,7 +311,7 @@ def _environment(folder: RunDir) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _go(
+def go(
     run: RunDir,
     project: Project,
     tree: Tree,
@@ -313,8 +322,11 @@ def _go(
     start: str | Path | None,
     ranks: Ranks,
     snapshots: bool,
+    teacher: Model | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Trained:
-    """Train, and finish: samples, findings, model file, report."""
+    """Train, and finish: samples, findings, model file, report; a student follows its ``teacher``, and its file says
+    so (``origin``)."""
     training = build(tree["training"], "training")
     assert isinstance(training, Training)
     with torch.random.fork_rng(devices=[]):
@@ -347,6 +359,7 @@ def _go(
                 spent=CLOCKS[training.clock]() - begun[training.clock] if not again else 0.0,
                 reserve=budget.reserve,
                 ranks=ranks,
+                teacher=teacher,
             )
         finally:
             batches.close()
@@ -355,7 +368,7 @@ def _go(
             shown.note(f"stopped at step {result.step:,}; everything is saved. Go on with: kakusan resume {run.path}")
             return Trained(run.path, None, None, True, first=ranks.first)
         if ranks.first:
-            done = _finish(run, project, training, result, hooks, shown, stop)
+            done = _finish(run, project, training, result, hooks, shown, stop, origin)
         else:
             done = Trained(run.path, run.model, run.report, False, first=False)
         ranks.wait()
@@ -388,8 +401,9 @@ def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:
 
 
 def _finish(
-    run: RunDir, project: Project, training: Training, result: Result, hooks: Chronicle, shown: Progress, stop: Stop
-) -> Trained:
+    run: RunDir, project: Project, training: Training, result: Result, hooks: Chronicle, shown: Progress, stop: Stop,
+    origin: Mapping[str, Any] | None = None,
+) -> Trained:  # fmt: skip
     """The model file, then what shows the model: asked to stop there, the file is whole and the rest is for later."""
     reference = reference_stats(project.some(256))
     summary = _summary(project, training, result, hooks)
@@ -402,7 +416,7 @@ def _finish(
         "training": summary | {"warnings": list(hooks.warnings)},
         "reference": reference,
         "licence": "",
-    }
+    } | dict(origin or {})
     save_model(run.model, result.model, info)
     shown.note("drawing samples, checking them, writing the report ...")
     loaded = load(run.model, str(next(result.model.parameters()).device))

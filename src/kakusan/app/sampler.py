@@ -168,7 +168,10 @@ def steps(model: Model, request: Request, shapes: list[tuple[int, ...]], edit: E
     solver, grid = build(settled["solver"], "solver"), build(settled["grid"], "grid")
     if not isinstance(solver, Solver) or not isinstance(grid, Grid):
         raise KakusanError(f"solver {settled['solver']} and grid {settled['grid']}: need a solver/... and a grid/...")
-    times = cut(grid.times(settled["steps"], process), process, request.start)
+    times = grid.times(settled["steps"], process)
+    if (settled["eta"] or settled["churn"]) and bool((times.diff() > 0).any()):
+        raise KakusanError(f"--eta {settled['eta']:g}: {grid.kind} adds noise of its own; leave --eta and churn out")
+    times = cut(times, process, request.start)
     if settled["eta"]:
         times = grids.climb(times, process, settled["eta"])
     if settled["churn"]:

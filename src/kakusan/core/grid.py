@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,7 +12,19 @@ from torch import Tensor
 from kakusan.core.process import Process, Tabulated
 from kakusan.part import KakusanError, Part
 
-__all__ = ["Discrete", "Grid", "Karras", "Listed", "UniformLam", "UniformT", "churn", "climb", "resample"]
+__all__ = [
+    "Consistency",
+    "Discrete",
+    "Grid",
+    "Karras",
+    "Learned",
+    "Listed",
+    "UniformLam",
+    "UniformT",
+    "churn",
+    "climb",
+    "resample",
+]
 
 LAM_LIMIT = 10.0
 
@@ -144,6 +157,53 @@ class Listed(Grid):
                 f"steps={steps}: this grid is a list of {len(self.ratios)} noise levels; use that number"
             )
         return process.time(-torch.tensor(self.ratios, dtype=torch.float64).log())
+
+
+class Learned(Grid):
+    """Learned lists: n steps begin where ``base`` begins and go on at the list of n - 1 rising lam = log(alpha/sigma).
+
+    Numbers of steps that were not learned are left to ``base`` (LD3: Tong et al. 2025, arXiv 2405.15506).
+    """
+
+    kind = "grid/learned"
+
+    def __init__(self, lams: list[list[float]], base: Grid) -> None:
+        if not lams or any(not row or any(a >= b for a, b in pairwise(row)) for row in lams):
+            raise KakusanError("lams: need lists of rising log(alpha/sigma), at least one")
+        self.lams, self.base = [[float(lam) for lam in row] for row in lams], base
+
+    def inner(self, steps: int, process: Process) -> Tensor:
+        rest = next((row for row in self.lams if len(row) == steps - 1), None)
+        if rest is None:
+            return self.base.inner(steps, process)
+        first = self.base.inner(steps, process)[:1]
+        return torch.cat([first, process.time(torch.tensor(rest, dtype=torch.float64))])
+
+
+class Consistency(Grid):
+    """The climbing list of multistep consistency sampling: from each of n noise levels to 0, and up to the next.
+
+    The levels lie evenly in lam from ``k_max`` (or where the process ends) to ``k_low``, k = sigma/alpha; one step
+    starts at the first (Song et al. 2023, arXiv 2303.01469, algorithm 1; Geng et al. 2024, arXiv 2406.14548: a second
+    level of 0.82).
+    """
+
+    kind = "grid/consistency"
+
+    def __init__(self, k_low: float = 0.8, k_max: float = 80.0) -> None:
+        if not 0 < k_low < k_max:
+            raise KakusanError(f"k_low={k_low}, k_max={k_max}: need 0 < k_low < k_max")
+        self.k_low, self.k_max = float(k_low), float(k_max)
+
+    def inner(self, steps: int, process: Process) -> Tensor:
+        high = _noisiest(process, self.k_max)
+        lam = torch.linspace(-math.log(high), -math.log(self.k_low), steps, dtype=torch.float64)
+        return process.time(lam).clamp(max=1.0)
+
+    def times(self, steps: int, process: Process) -> Tensor:
+        """2 steps times: every level, each followed by 0."""
+        levels = super().times(steps, process)[:-1]
+        return torch.stack([levels, torch.zeros_like(levels)], 1).flatten()
 
 
 def climb(times: Tensor, process: Process, eta: float = 1.0) -> Tensor:

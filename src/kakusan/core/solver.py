@@ -7,6 +7,7 @@ lam = -log k.
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from kakusan.core.guide import Denoise
 from kakusan.core.process import Process, cast
 from kakusan.part import KakusanError, Part
 
-__all__ = ["DDIM", "DPM2M", "IPNDM", "Heun", "Memory", "Solver", "UniPC", "fall"]
+__all__ = ["DDIM", "DPM2M", "IPNDM", "Heun", "Learned", "Memory", "Solver", "UniPC", "combined", "fall"]
 
 
 @dataclass(frozen=True)
@@ -203,3 +204,62 @@ class IPNDM(Solver):
             slope = slope + weight * before
         gap = sigma_s - alpha_s * sigma_t / alpha_t
         return cast(alpha_s / alpha_t, x) * x + cast(gap, x) * slope, x0, Memory(past)
+
+
+@dataclass(frozen=True)
+class Learnt(Memory):
+    """What ``Learned`` keeps on its own lists; no other solver reads it."""
+
+
+class Learned(Solver):
+    """Multistep with learned weights: the first-order fall, at ``x0 + sum_j w_j (x0 - x0_j)`` over all earlier
+    estimates, the latest first (S4S: Frankel et al. 2025, arXiv 2502.17423).
+
+    Every consistent linear multistep method with one evaluation a step has this form on its list of times. ``lams`` are
+    the lists of ``grid/learned``; ``weights`` one list each, n (n - 1)/2 numbers: step 1's one, step 2's two, ...
+    On any other list of times, or where it was not followed from its beginning, ``base`` makes the steps.
+    """
+
+    kind = "solver/learned"
+
+    def __init__(self, lams: list[list[float]], weights: list[list[float]], base: Solver) -> None:
+        if not lams or [len(row) * (len(row) + 1) // 2 for row in lams] != [len(row) for row in weights]:
+            raise KakusanError("weights: need n (n - 1)/2 numbers for each list of n - 1 lams")
+        self.lams, self.weights, self.base = lams, weights, base
+
+    def step(
+        self, f: Denoise, x: Tensor, t: Tensor, s: Tensor, process: Process, memory: Memory | None
+    ) -> tuple[Tensor, Tensor, Memory | None]:
+        past = memory.past if isinstance(memory, Learnt) else ()
+        row = None if memory is not None and not past else self._row(t, s, past, process)
+        if row is None:
+            return self.base.step(f, x, t, s, process, None if past else memory)
+        x0 = f(x, t, s)
+        estimate = combined(x0, [before for _, before in past], row)
+        return fall(x, estimate, t, s, process), x0, Learnt(((process.logsnr(t), x0), *past))
+
+    def _row(self, t: Tensor, s: Tensor, past: tuple[tuple[Tensor, Tensor], ...], process: Process) -> Tensor | None:
+        """The weights of this step, where the times so far are those of a list; None elsewhere."""
+        if t.ndim:
+            return None
+        count = len(past)
+        seen = [float(lam) for lam, _ in reversed(past)][1:] + [float(process.logsnr(t))] * (count > 0)
+        ahead = float(process.logsnr(s))
+        for lams, weights in zip(self.lams, self.weights, strict=True):
+            expected = [*lams, math.inf]
+            if count < len(expected) and all(_near(a, b) for a, b in zip([*seen, ahead], expected)):
+                begin = count * (count - 1) // 2
+                return torch.tensor(weights[begin : begin + count], dtype=torch.float64)
+        return None
+
+
+def combined(x0: Tensor, past: list[Tensor], weights: Tensor) -> Tensor:
+    """``x0 + sum_j w_j (x0 - x0_j)``; weights (len(past),), the latest estimate first."""
+    out = x0
+    for weight, before in zip(weights, past, strict=True):
+        out = out + cast(weight, x0) * (x0 - before)
+    return out
+
+
+def _near(a: float, b: float) -> bool:
+    return a == b or abs(a - b) < 1e-6

@@ -48,6 +48,7 @@ def run(
     reserve: float = 0.0,
     now: Callable[[], float] | None = None,
     ranks: Ranks = ALONE,
+    teacher: Model | None = None,
 ) -> Result:
     """Train ``model`` in ``run_dir`` (log.jsonl, events.jsonl, state/) until done or asked to stop.
 
@@ -55,6 +56,7 @@ def run(
     ``resume``: go on from the newest whole checkpoint, bit-identically (same machine, threads, versions).
     ``ranks``: the processes that share the run; each is given its own block of ``batches`` and of ``held_out``, and
     only the first one's hooks, clock and ``run_dir`` are used.
+    ``teacher``: the model that the objective follows, in distillation.
     ``stop``: an entered Stop; by default the run installs its own. The model is trained in place and ends with the last
     raw weights; the ones to ship are in the result. Raises KakusanError when the run can not go on, DiskFull when its
     last save fails.
@@ -67,7 +69,7 @@ def run(
         if ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
         heard = (hooks if ranks.first else None) or Hooks()
-        live = Running(model, batches, settings, folder, torch.device(device), heard, flag, held_out, ranks)
+        live = Running(model, batches, settings, folder, torch.device(device), heard, flag, held_out, ranks, teacher)
         live.clock, live.reserve, live.flushed = Clock(spent, now or CLOCKS[settings.clock]), reserve, flushed
         return _go(live, resume)
 

@@ -45,7 +45,9 @@ class Running:
         stop: Stop,
         held_out: HeldOut | None = None,
         ranks: Ranks = ALONE,
+        teacher: Model | None = None,
     ) -> None:
+        self.teacher = None if teacher is None else teacher.to(device).eval().requires_grad_(False)
         self.settings, self.folder, self.device, self.hooks, self.stop = settings, folder, device, hooks, stop
         self.ranks = ranks
         self.model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -77,7 +79,7 @@ class Running:
     def terms(self, model: Model, batch: Batch, rng: Rng, step: int) -> tuple[Tensor, Tensor]:
         """Each sample's loss and the log-SNR it was drawn at, in the run's precision."""
         with self.autocast():
-            return self.settings.objective.terms(model, batch, rng, step)
+            return self.settings.objective.terms(model, batch, rng, step, self.teacher)
 
     def stopping(self) -> bool:
         """Whether any process was asked to stop."""

@@ -1,0 +1,121 @@
+"""What few steps cost in quality, for runs that are there: tuned solvers, and students of a quarter of the time.
+
+    python benchmarks/few_steps.py MODEL DATA [MODEL DATA ...] --out OUT [--minutes 15] [--count 1000]
+
+For every teacher: its Fréchet distance at 50 steps, at 8, and at 5 and 8 with learned times and weights, as the excess
+over the floor (as many real pictures against the reference); then a student trained for a quarter of ``--minutes``
+(the teacher's own, where its file says them) at 1, 2 and 4 steps, and the teacher tuned at 2 and 4. The same
+seeds and pictures for all. OUT/few-steps.json grows by one row a way; what is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kakusan
+from kakusan.app import student
+from kakusan.app.fewsteps import SEED, Judge
+from kakusan.app.loaded import Loaded
+from kakusan.app.reference import pictures_of
+from kakusan.app.show import Progress
+from kakusan.evaluation.frechet import frechet_interval
+from kakusan.files import write_json
+
+Row = dict[str, Any]
+
+
+def floor(judge: Judge, project: Any, count: int) -> Row:
+    """Training pictures, as many as samples, against the reference: what no model can be below."""
+    rows = np.random.Generator(np.random.Philox(key=SEED)).permutation(len(project.train))[:count]
+    found = frechet_interval(judge.features, judge.extract(pictures_of(project, project.train, np.sort(rows))))
+    return {
+        "series": "floor",
+        "steps": 0,
+        "evaluations": 0,
+        "frechet": found.value,
+        "low": found.low,
+        "high": found.high,
+    }
+
+
+def ways(teacher: Path, data: Path, folder: Path, minutes: float) -> dict[str, tuple[Path, Row]]:
+    """Name: the model's file and the settings it is drawn with; what has to be made is made in ``folder``."""
+    found: dict[str, tuple[Path, Row]] = {
+        "teacher, 50 steps": (teacher, {"steps": 50}),
+        "teacher, 8 steps": (teacher, {"steps": 8}),
+        "teacher, 5 steps": (teacher, {"steps": 5}),
+    }
+    for steps in (2, 4, 5, 8):
+        out = folder / f"tuned-{steps}"
+        if not (out / "few-steps.json").is_file():
+            kakusan.distill(teacher, method="tune", steps=steps, out=out, minutes=minutes / 4)
+        if (out / "model.safetensors").is_file():
+            found[f"tuned, {steps} steps"] = (out / "model.safetensors", {"steps": steps})
+    out = folder / "student"
+    if not (out / "model.safetensors").is_file():
+        if (out / "recipe.toml").is_file():
+            kakusan.resume(out)
+        else:
+            kakusan.distill(teacher, data, steps=2, minutes=minutes / 4, count=0, out=out)
+    for steps in (1, 2, 4):
+        found[f"student, {steps} steps"] = (out / "model.safetensors", {"steps": steps})
+    return found
+
+
+def measure(teacher: Path, data: Path, out: Path, minutes: float | None, count: int) -> None:
+    """One teacher's rows, in OUT/NAME/few-steps.json."""
+    loaded = kakusan.load(teacher)
+    folder = out / (loaded.path.parent.name if loaded.path else "model")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "few-steps.json"
+    rows: dict[str, Row] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    spent = minutes or float(loaded.info()["training"]["minutes"])
+    shown = Progress()
+    project = student.opened(loaded, str(data), None, shown)
+    judge = Judge(loaded, project, count, shown, lambda: False)
+    if "floor" not in rows:
+        rows["floor"] = floor(judge, project, count)
+    models: dict[Path, Loaded] = {}
+    for name, (path, settings) in ways(Path(loaded.path or teacher), data, folder, spent).items():
+        if name not in rows:
+            model = models.setdefault(path, kakusan.load(path))
+            point = judge.point(model, name, **settings)
+            assert point is not None
+            rows[name] = point.as_dict()
+            write_json(file, rows)
+    said(folder.name, rows)
+
+
+def said(name: str, rows: dict[str, Row]) -> None:
+    """The table, with what issue 6 asks of it: excess over the floor beside the teacher's at 50 steps."""
+    least = rows["floor"]["frechet"]
+    best = rows["teacher, 50 steps"]["frechet"]
+    print(
+        f"\n{name}: floor {least:.1f}\n{'way':<22}{'evaluations':>12}{'distance':>10}{'of 50 steps':>13}{'excess':>8}"
+    )
+    for way, row in rows.items():
+        if way != "floor":
+            ratio, excess = row["frechet"] / best, (row["frechet"] - least) / max(best - least, 1e-9)
+            print(f"{way:<22}{row['evaluations']:>12}{row['frechet']:>10.1f}{ratio:>12.2f}x{excess:>7.2f}x")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("pairs", nargs="+", type=Path, metavar="MODEL DATA")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, help="of the teacher's training; what its file says by default")
+    parser.add_argument("--count", type=int, default=1000)
+    asked = parser.parse_args()
+    if len(asked.pairs) % 2:
+        parser.error("give MODEL DATA in pairs")
+    for teacher, data in zip(asked.pairs[::2], asked.pairs[1::2]):
+        measure(teacher, data, asked.out, asked.minutes, asked.count)
+
+
+if __name__ == "__main__":
+    main()

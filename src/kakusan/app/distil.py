@@ -1,0 +1,305 @@
+"""distill: fewer evaluations with the same network (tune), or a student that needs one to four (consistency).
+
+Everything goes to one new folder: model.safetensors, few-steps.html and few-steps.json. The teacher's file stays as it
+is, unless asked.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kakusan.app import fewsteps, rundir, sampler, student
+from kakusan.app.fewsteps import Judge, Point, verdict
+from kakusan.app.fewstepspage import write_page
+from kakusan.app.loaded import Loaded, load
+from kakusan.app.project import Project
+from kakusan.app.reference import judgeable
+from kakusan.app.rundir import RunDir
+from kakusan.app.show import Progress
+from kakusan.app.tuned import merged, tuned
+from kakusan.checkpoint import set_defaults
+from kakusan.distillation.tune import Tuned
+from kakusan.files import write_json
+from kakusan.part import KakusanError
+from kakusan.training.schedule import readings
+from kakusan.training.stop import Stop
+
+__all__ = ["METHODS", "Distilled", "distill"]
+
+METHODS = {"consistency": 2, "tune": 5}  # and the steps they are for, unless said otherwise
+TUNING = 3.0  # minutes, for tuning
+RIVAL = 60.0  # seconds, at most, that the teacher is tuned to stand beside its student
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What was made: the model's file (None when interrupted, or where nothing was gained), its run and the figures."""
+
+    run: Path
+    path: Path | None
+    report: Path | None
+    interrupted: bool
+    result: Tree = field(default_factory=dict)
+
+    def load(self, device: str = "auto") -> Loaded:
+        """The model with its few steps, ready to sample."""
+        if self.path is None:
+            raise KakusanError(f"{self.run}: no model was made there: {self.result.get('words', 'interrupted')}")
+        return load(self.path, device)
+
+
+def distill(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    method: str = "consistency",
+    steps: int | None = None,
+    minutes: float | None = None,
+    guidance: float | None = None,
+    autoguidance: float | None = None,
+    overrides: Sequence[str] = (),
+    labels: str | None = None,
+    count: int = 256,
+    set_default: bool = False,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Distilled:
+    """From a trained model to one that needs few evaluations, within ``minutes``; the teacher is never replaced.
+
+    ``method``: "consistency" trains a student for ``steps`` (2) evaluations, with the teacher's guidance inside (10
+    minutes); "tune" learns times and solver weights for ``steps`` (5) steps and leaves the network as it is (3 minutes,
+    no pictures needed). ``count``: samples of each point of the report, drawn after the minutes; 0 is no report.
+    ``set_default``: also write what tuning found into the teacher's own file.
+    """
+    chosen = _method(method)
+    wanted = METHODS[chosen] if steps is None else steps
+    _checked(chosen, data, wanted, minutes, count, set_default)
+    begun = readings()
+    with progress or Progress() as shown:
+        teacher = load(rundir.find_model(model), device)
+        project = None if data is None else student.opened(teacher, str(data), labels, shown)
+        if project is not None and count:
+            judgeable(project, "distill")
+        run = _folder(out, teacher, chosen, wanted)
+        settings = {"guidance": guidance, "autoguidance": autoguidance}
+        if chosen == "tune":
+            seconds = 60 * (TUNING if minutes is None else minutes)
+            return _tuning(teacher, project, wanted, seconds, settings, count, set_default, run, shown)
+        assert project is not None
+        wish = student.Wish(wanted, minutes, guidance, autoguidance, overrides, seed, count)
+        done = student.train_student(teacher, project, wish, run, shown, begun)
+        if done.path is None or done.interrupted:
+            return Distilled(run.path, done.path, None, True)
+        return report(teacher, project, wanted, count, run, shown)
+
+
+def _method(method: str) -> str:
+    if method in METHODS:
+        return method
+    close = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(METHODS)}"
+    raise KakusanError(f"--method {method!r} is not known; {hint}")
+
+
+def _checked(
+    method: str, data: str | Path | None, steps: int, minutes: float | None, count: int, set_default: bool
+) -> None:
+    """Refusals before anything is read."""
+    least = 2 if method == "tune" else 1
+    if not least <= steps <= 100:
+        raise KakusanError(f"--steps {steps}: --method {method} makes models of {least} to 100 steps")
+    if minutes is not None and not minutes > 0:
+        raise KakusanError(f"--minutes {minutes:g}: must be greater than 0")
+    if data is None and method != "tune":
+        raise KakusanError(
+            "no data: a student learns from pictures: kakusan distill MODEL DATA; only --method tune needs none"
+        )
+    if count and count < fewsteps.LEAST:
+        raise KakusanError(f"-n {count}: too few samples for a point; give at least {fewsteps.LEAST}, or 0 for none")
+    if set_default and method != "tune":
+        raise KakusanError("--set-default: a student has a file of its own; only --method tune can write into MODEL")
+
+
+def _folder(out: str | Path | None, teacher: Loaded, method: str, steps: int) -> RunDir:
+    """``out``, or runs/TEACHER-METHOD-STEPS, -2, -3, ..."""
+    assert teacher.path is not None
+    if out is not None:
+        return rundir.fresh(out, teacher.path)
+    name = teacher.path.parent.name if teacher.path.stem == "model" else teacher.path.stem
+    base, number = Path("runs") / f"{name}-{method}-{steps}", 1
+    path = base
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return rundir.fresh(path, teacher.path)
+
+
+def _tuning(
+    teacher: Loaded, project: Project | None, steps: int, seconds: float, settings: Tree, count: int,
+    set_default: bool, run: RunDir, shown: Progress,
+) -> Distilled:  # fmt: skip
+    """Tune, measure, and write a copy of the model with what was found, if it is a gain."""
+    assert teacher.path is not None
+    with Stop() as stop:
+        found = tuned(teacher, steps, seconds, shown, stop, **settings)
+        points = [] if found is None else _tuned_points(teacher, project, found, settings, count, shown, stop)
+        if found is None or points is None:
+            shown.note("stopped: nothing was written; the same command begins again")
+            return Distilled(run.path, None, None, True)
+    said = _tuned_words(found, points)
+    result = {
+        "kakusan": 1, "method": "tune", "steps": steps, "teacher": str(teacher.path), "data": _where(project),
+        "kept": said["kept"], "words": said["words"], "before": found.before, "started": found.started,
+        "after": found.after, "best_known": found.name, "points": [p.as_dict() for p in points],
+    }  # fmt: skip
+    path = None
+    if said["kept"]:
+        defaults = merged(sampler.defaults(teacher.model), found) | _given(settings)
+        shutil.copyfile(teacher.path, run.model)
+        set_defaults(run.model, defaults)
+        if set_default:
+            set_defaults(teacher.path, defaults)
+        path = run.model
+    (shown.note if said["kept"] else shown.warn)(said["words"])
+    page = _tuned_page(found, result, teacher, said)
+    write_json(run.path / "few-steps.json", result)
+    report = write_page(run.path / "few-steps.html", page, points)
+    return Distilled(run.path, path, report, False, result)
+
+
+def _where(project: Project | None) -> str | None:
+    return None if project is None else str(project.settings["path"])
+
+
+def _given(settings: Tree) -> Tree:
+    """Settings that were asked for become the model's own: the weights were learned with them."""
+    return {name: float(value) for name, value in settings.items() if value is not None}
+
+
+def _tuned_points(
+    teacher: Loaded, project: Project | None, found: Tuned, settings: Tree, count: int, shown: Progress, stop: Stop
+) -> list[Point] | None:
+    """The model's own way at its own and at the tuned number of steps, and the tuned way."""
+    if project is None or not count:
+        return []
+    judge = Judge(teacher, project, count, shown, stop)
+    ways: list[tuple[str, Tree]] = [("the model's own way", {"steps": found.steps}), ("the model's own way", {})]
+    if found.grid is not None and found.solver is not None:
+        learned = {"steps": found.steps, "grid": found.grid.spec(), "solver": found.solver.spec()}
+        ways.insert(1, ("tuned", learned))
+    points = []
+    for series, way in ways:
+        point = judge.point(teacher, series, **(settings | way))
+        if point is None:
+            return None
+        points.append(point)
+    return points
+
+
+def _tuned_words(found: Tuned, points: list[Point]) -> Tree:
+    """Whether the tuned way is kept, and why."""
+    if found.grid is None:
+        return {
+            "kept": False,
+            "words": f"no gain: on seeds that were not tuned on, the end points are {found.before:.4g} off as before; "
+            "nothing was changed. Give more --minutes or another number of --steps",
+        }
+    words = (
+        f"{found.steps} steps end {found.after:.4g} from where the teacher ends, {found.before:.4g} before "
+        f"(best known: {found.name}, {found.started:.4g}), on seeds that were not tuned on"
+    )
+    if len(points) > 1:
+        own, made = points[0], points[1]
+        compared = f"Fréchet distance {made.frechet:.4g} ({made.low:.4g} to {made.high:.4g}), {own.frechet:.4g} before"
+        if made.low > own.high:
+            return {"kept": False, "words": f"no gain: {words}; but {compared}: nothing was changed"}
+        words += f"; {compared}"
+    return {"kept": True, "words": words}
+
+
+def _tuned_page(found: Tuned, result: Tree, teacher: Loaded, said: Tree) -> Tree:
+    kind = "good" if said["kept"] else "warning"
+    learned = {
+        "before": found.before, "started": found.started, "after": found.after, "name": found.name,
+        "curve": found.curve, "lams": [] if found.grid is None else found.grid.lams,
+        "weights": [] if found.solver is None else found.solver.weights,
+    }  # fmt: skip
+    return {
+        "title": f"{found.steps} steps, tuned",
+        "subtitle": f"times and solver weights for {teacher.path}, the network as it is",
+        "figures": {"steps": found.steps, "error before": found.before, "error now": found.after},
+        "notes": [(kind, said["words"], "")],
+        "learned": learned,
+    }
+
+
+def report(teacher: Loaded, project: Project, steps: int, count: int, run: RunDir, shown: Progress) -> Distilled:
+    """Teacher and student in one plot, and what to use: the student, or the teacher with a tuned solver."""
+    result: Tree = {"kakusan": 1, "method": "consistency", "steps": steps, "teacher": str(teacher.path)}
+    if not count:
+        return Distilled(run.path, run.model, None, False, result)
+    made = load(run.model, str(teacher.device))
+    with Stop() as stop:
+        points = _points(teacher, made, project, steps, count, shown, stop)
+    if points is None:
+        shown.note(f"stopped: {run.model} is finished; for its report: kakusan resume {run.path}")
+        return Distilled(run.path, run.model, None, True, result)
+    own = next(p for p in points if p.series == "student" and p.steps == steps)
+    others = [p for p in points if p.series != "student"]
+    found = verdict(own, others)
+    notes = [({True: "good", False: "warning", None: "note"}[found["better"]], found["words"], "")]
+    if found["better"] is False:
+        fix = f"kakusan distill {teacher.path} {project.settings['path']} --method tune --steps {max(2, steps)}"
+        notes[0] = ("warning", f"{found['words']}. The tuned solver is recommended.", fix)
+        shown.warn(f"{found['words']}; recommended instead: {fix}")
+    else:
+        shown.note(found["words"])
+    result |= {
+        "data": _where(project), "verdict": found, "words": found["words"], "points": [p.as_dict() for p in points],
+    }  # fmt: skip
+    write_json(run.path / "few-steps.json", result)
+    page = {
+        "title": f"{run.path.name}, {steps} step{'s' * (steps > 1)}",
+        "subtitle": f"a student of {teacher.path}; {count:,} samples a point",
+        "figures": {
+            "Fréchet distance": own.frechet, "evaluations": own.evaluations, "ms a sample": 1000 * own.seconds,
+        },
+        "notes": notes,
+    }  # fmt: skip
+    path = write_page(run.path / "few-steps.html", page, points)
+    return Distilled(run.path, run.model, path, False, result)
+
+
+def _points(
+    teacher: Loaded, made: Loaded, project: Project, steps: int, count: int, shown: Progress, stop: Stop
+) -> list[Point] | None:
+    """The student at 1, 2, 4 and its own steps; the teacher at its own, and tuned at no more evaluations than it."""
+    judge = Judge(teacher, project, count, shown, stop)
+    plain = {"guidance": 1.0} | ({"autoguidance": 1.0} if teacher.model.weak is not None else {})
+    each = fewsteps.branches(teacher.model)
+    ways: list[tuple[Loaded, str, Tree]] = [(made, "student", {"steps": n}) for n in sorted({1, 2, 4, steps})]
+    ways += [(teacher, "teacher", {"steps": n}) for n in sorted({4, int(sampler.defaults(teacher.model)["steps"])})]
+    ways.append((teacher, "teacher, unguided" if each > 1 else "teacher", {"steps": steps, **plain}))
+    for name, settings, n in (("unguided, tuned", plain, steps), ("tuned", {}, steps // each)):
+        if n >= 2 and (each > 1 or name == "tuned"):
+            found = tuned(teacher, n, RIVAL, shown, stop, **settings)
+            if found is None:
+                return None
+            if found.grid is not None and found.solver is not None:
+                learned = {"steps": n, "grid": found.grid.spec(), "solver": found.solver.spec()}
+                ways.append((teacher, f"teacher, {name}", settings | learned))
+    points = []
+    for loaded, series, settings in ways:
+        point = judge.point(loaded, series, **settings)
+        if point is None:
+            return None
+        points.append(point)
+    return points

@@ -1,0 +1,282 @@
+"""distill: the tuned copy, the student's run, exact resume, the report's verdict, refusals of one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pil
+
+import kakusan
+from app.standins import pixels
+from kakusan.app import distil, facade, fewsteps, sampler, tuned
+from kakusan.app.cli import main
+from kakusan.app.distil import Distilled, distill
+from kakusan.app.fewsteps import Point, verdict
+from kakusan.app.loaded import Loaded, load
+from kakusan.app.show import Progress
+from kakusan.checkpoint import load_model, read_info
+from kakusan.evaluation.features import from_function
+from kakusan.part import KakusanError
+from kakusan.training import loop
+from kakusan.training.stop import Stop
+
+SMALL = ["denoiser.net.width=8", "denoiser.net.blocks=1", "training.batch=8", "encoders.label.dim=8"]
+
+
+def written(folder: Path, mode: str = "L", classes: tuple[str, str] = ("disc", "square")) -> Path:
+    """Discs and squares, in two class folders."""
+    draw = np.random.default_rng(0)
+    y, x = np.mgrid[:16, :16]
+    for i in range(60):
+        cx, cy, r = draw.uniform(5, 11, 3)
+        near = np.hypot(x - cx, y - cy) < r / 2 if i % 2 else np.maximum(abs(x - cx), abs(y - cy)) < r / 2
+        path = folder / classes[i % 2] / f"{i:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colour = near[..., None] * draw.uniform(100, 250, 3 if mode == "RGB" else 1)
+        Pil.fromarray(colour.astype(np.uint8).squeeze()).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, Path]:
+    """A teacher of a few steps and its data."""
+    root = tmp_path_factory.mktemp("teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KAKUSAN_CACHE", str(root / "cache"))
+        data = written(root / "data")
+        facade.train(
+            data, steps=8, out=root / "run", overrides=[*SMALL, "training.previews=0"], device="cpu",
+            progress=Progress(quiet=True),
+        )  # fmt: skip
+    return root / "run", data
+
+
+@pytest.fixture(autouse=True)
+def quiet(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAKUSAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fewsteps, "extractor_of", lambda wanted, packed: from_function(pixels, 17))
+    monkeypatch.setattr(fewsteps, "LEAST", 12)
+    monkeypatch.setattr(tuned, "TEACHER", 8)
+    monkeypatch.setattr(distil, "RIVAL", 1.0)
+    monkeypatch.setattr(tuned, "Seeds", lambda: small)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+small = tuned.Seeds(6, 4, 6)
+
+
+def made(trained: tuple[Path, Path], **options: Any) -> Distilled:
+    return distill(*trained, device="cpu", progress=Progress(quiet=True), **options)
+
+
+def student(trained: tuple[Path, Path], out: Path, count: int = 0, steps: int = 6, **options: Any) -> Distilled:
+    return made(
+        trained, out=out, count=count, overrides=[f"training.steps={steps}", "batch=8", "log_every=2"], **options,
+    )  # fmt: skip
+
+
+def test_a_tuned_copy_is_used_and_the_teacher_stays(trained, tmp_path):
+    teacher = trained[0] / "model.safetensors"
+    before = teacher.read_bytes()
+    done = made(trained, method="tune", steps=3, minutes=0.03, count=12, out=tmp_path / "out")
+    assert teacher.read_bytes() == before
+    assert done.path == tmp_path / "out" / "model.safetensors" and done.report is not None and done.result["kept"]
+    assert done.result["after"] < done.result["before"]
+    model = done.load("cpu")
+    defaults = model.info()["defaults"]
+    assert (defaults["grid"]["kind"], defaults["solver"]["kind"], defaults["steps"]) == (
+        "grid/learned", "solver/learned", 3,
+    )  # fmt: skip
+    assert model.info_["hash"] == read_info(teacher)["hash"], "the same model with other defaults"
+    own, again, other = load(teacher, "cpu"), model.sample(2, seed=4), model.sample(2, seed=4, steps=7)
+    assert again[0].recipe["solver"]["kind"] == "solver/learned"
+    assert not np.array_equal(again[0].data, own.sample(2, seed=4, steps=3)[0].data)
+    assert np.array_equal(other[1].data, own.sample(2, seed=4, steps=7)[1].data), "other steps: the model's own way"
+    path, same = kakusan.reproduce(facade.save_samples(again, tmp_path / "samples")[0])
+    assert same, path
+    figures = json.loads((tmp_path / "out" / "few-steps.json").read_text("utf-8"))
+    assert [p["series"] for p in figures["points"]] == ["the model's own way", "tuned", "the model's own way"]
+    assert "What was learned" in done.report.read_text("utf-8")
+
+
+def test_several_numbers_of_steps_stand_in_one_file_and_the_teacher_takes_them_when_asked(trained, tmp_path):
+    copy = tmp_path / "teacher.safetensors"
+    copy.write_bytes((trained[0] / "model.safetensors").read_bytes())
+    for steps in (3, 2):
+        done = distill(
+            copy, method="tune", steps=steps, minutes=0.01, out=tmp_path / f"{steps}-{len(list(tmp_path.iterdir()))}",
+            set_default=True, device="cpu", progress=Progress(quiet=True),
+        )  # fmt: skip
+        assert done.result["data"] is None and done.result["points"] == []
+    known = sampler.defaults(load_model(copy)[0])
+    assert sorted(len(row) for row in known["solver"]["lams"]) == [1, 2]
+    assert known["grid"]["base"]["kind"] == "grid/karras" and known["solver"]["base"]["kind"] == "solver/dpm2m"
+
+
+def test_no_gain_writes_no_model(trained, tmp_path, monkeypatch):
+    found = tuned.Tuned(3, 0.5, 0.6, 0.5, "ddim on karras", 2, None, None, [0.6])
+    monkeypatch.setattr(distil, "tuned", lambda *given, **settings: found)
+    done = made(trained, method="tune", steps=3, count=0, out=tmp_path / "out")
+    assert done.path is None and not done.result["kept"] and "nothing was changed" in done.result["words"]
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    with pytest.raises(KakusanError, match="no gain"):
+        done.load()
+
+
+def test_a_student_is_a_run_with_its_own_report(trained, tmp_path):
+    before = (trained[0] / "model.safetensors").read_bytes()
+    done = student(trained, tmp_path / "out", count=12, steps=8)
+    assert (trained[0] / "model.safetensors").read_bytes() == before
+    for name in ("recipe.toml", "environment.json", "log.jsonl", "events.jsonl", "report.html", "state", "grid.png"):
+        assert (tmp_path / "out" / name).exists(), name
+    model = done.load("cpu")
+    assert model.model.weak is None and model.info_["distilled"]["hash"] == load(trained[0], "cpu").info_["hash"]
+    sample = model.sample(1)[0]
+    assert sample.recipe["grid"]["kind"] == "grid/consistency" and sample.recipe["steps"] == 2
+    assert sampler.evaluations(sample.recipe) == 2, "guidance is inside"
+    points = done.result["points"]
+    assert {p["steps"] for p in points if p["series"] == "student"} == {1, 2, 4}
+    assert {p["series"] for p in points} > {"student", "teacher", "teacher, unguided"}
+    page = done.report.read_text("utf-8")
+    assert "Distance against evaluations" in page and done.result["words"] in page.replace("&#x27;", "'")
+
+
+def test_a_student_stopped_and_resumed_is_the_one_that_never_stopped(trained, tmp_path, monkeypatch):
+    student(trained, tmp_path / "straight")
+    real = loop.run
+
+    def broken(*given: Any, **options: Any) -> Any:
+        given[5].on_log = lambda row: options["stop"].request() if row["step"] == 4 else None
+        return real(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run", broken)
+        assert student(trained, tmp_path / "out").interrupted
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    done = facade.resume(tmp_path / "out", progress=Progress(quiet=True))
+    assert not done.interrupted
+    one, other = (load_model(tmp_path / name / "model.safetensors")[0].state_dict() for name in ("straight", "out"))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_resume_refuses_another_teacher(trained, tmp_path):
+    done = student(trained, tmp_path / "out")
+    done.path.unlink()
+    file = tmp_path / "out" / "environment.json"
+    about = json.loads(file.read_text("utf-8"))
+    about["distilled"]["hash"] = "0" * 64
+    file.write_text(json.dumps(about), "utf-8")
+    with pytest.raises(KakusanError, match="no longer the teacher"):
+        facade.resume(tmp_path / "out", progress=Progress(quiet=True))
+
+
+def test_a_finished_student_gets_the_report_it_lacks_and_nothing_else(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(distil, "_points", lambda *given: [point("student", 2, 100.0), point("teacher", 2, 104.0)])
+    done = student(trained, tmp_path / "out", count=12, steps=2)
+    before = done.path.read_bytes()
+    done.report.unlink()
+    again = facade.resume(tmp_path / "out", progress=Progress(quiet=True))
+    assert not again.interrupted and done.report.is_file() and done.path.read_bytes() == before
+    for minutes in (None, 1.0):
+        with pytest.raises(KakusanError, match="this student is finished; make another: kakusan distill"):
+            facade.resume(tmp_path / "out", minutes=minutes, progress=Progress(quiet=True))
+
+
+def test_more_steps_than_a_student_was_made_for_are_warned_of(trained, tmp_path, capsys):
+    student(trained, tmp_path / "out", steps=2)
+    words = ["sample", str(tmp_path / "out"), "--device", "cpu", "--out", str(tmp_path / "drawn"), "--steps"]
+    for steps, warned in ((4, False), (6, True)):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, str(steps)])
+        assert ended.value.code == 0
+        assert ("made for 1 to 4" in capsys.readouterr().err) is warned
+
+
+def point(series: str, evaluations: int, value: float) -> Point:
+    return Point(series, 2, evaluations, value, value - 10, value + 10, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("rivals", "better", "named"),
+    [
+        ([("tuned", 2, 60.0), ("teacher", 40, 10.0)], False, "tuned"),
+        ([("tuned", 2, 160.0), ("teacher", 2, 150.0)], True, "teacher"),
+        ([("tuned", 2, 105.0)], None, "tuned"),
+        ([("teacher", 40, 10.0)], None, None),
+    ],
+)
+def test_the_verdict_compares_at_equal_evaluations(rivals, better, named):
+    found = verdict(point("student", 2, 100.0), [point(*r) for r in rivals])
+    assert found["better"] is better and found.get("rival") == named
+
+
+def test_a_worse_student_recommends_the_solver(trained, tmp_path, monkeypatch):
+    def measured(teacher: Loaded, made: Loaded, *given: Any) -> list[Point]:
+        return [point("student", 2, 100.0), point("teacher, unguided, tuned", 2, 50.0)]
+
+    monkeypatch.setattr(distil, "_points", measured)
+    done = student(trained, tmp_path / "out", count=12, steps=2)
+    assert done.result["verdict"]["better"] is False
+    assert "--method tune" in done.report.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "consistancy"}, "did you mean 'consistency'"),
+        ({"method": "magic"}, "choose one of: consistency, tune"),
+        ({"steps": 0}, "--steps 0: --method consistency makes models of 1 to 100 steps"),
+        ({"method": "tune", "steps": 1}, "--steps 1: --method tune makes models of 2"),
+        ({"minutes": 0.0}, "--minutes 0: must be greater than 0"),
+        ({"count": 5}, "-n 5: too few samples"),
+        ({"set_default": True}, "only --method tune"),
+        ({"autoguidance": float("nan")}, "autoguidance"),
+    ],
+    ids=str,
+)
+def test_bad_requests_are_one_line(trained, options, said):
+    with pytest.raises(KakusanError, match=said) as caught:
+        made(trained, **options)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_student_needs_pictures(trained):
+    with pytest.raises(KakusanError, match="no data: a student learns from pictures"):
+        distill(trained[0], progress=Progress(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("mode", "classes", "said"),
+    [("RGB", ("disc", "square"), "give pictures of its kind"), ("L", ("disc", "cube"), "are not the teacher's 2")],
+)
+def test_pictures_of_another_kind_are_refused(trained, tmp_path, mode, classes, said):
+    other = written(tmp_path / "other", mode, classes)
+    with pytest.raises(KakusanError, match=said):
+        distill(trained[0], other, device="cpu", progress=Progress(quiet=True))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_noise_added_of_one_s_own_does_not_go_with_a_climbing_list(trained, tmp_path):
+    model = student(trained, tmp_path / "out", steps=2).load("cpu")
+    with pytest.raises(KakusanError, match="grid/consistency adds noise of its own"):
+        model.sample(1, eta=0.5)
+
+
+def test_the_stop_is_heard_while_tuning(trained, tmp_path, monkeypatch):
+    class Asked(Stop):
+        def __call__(self) -> bool:
+            return True
+
+    monkeypatch.setattr(distil, "Stop", Asked)
+    done = made(trained, method="tune", steps=3, count=0, out=tmp_path / "out")
+    assert done.interrupted and done.path is None and not list((tmp_path / "out").iterdir())
