@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from PIL import Image
 
 
@@ -35,7 +34,14 @@ def sample(table, networks, noise, given, rng):
     return x
 
 
-def main():
+def load(file):
+    """One network; another runtime's needs only the same ``run``."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(file)
+
+
+def main(load=load):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=16)
@@ -45,7 +51,7 @@ def main():
     asked = parser.parse_args()
 
     table = json.loads((asked.folder / "table.json").read_text())
-    networks = {name: ort.InferenceSession(asked.folder / file) for name, file in table["networks"].items()}
+    networks = {name: load(asked.folder / file) for name, file in table["networks"].items()}
     given = {}
     if names := table["conditions"].get("label", {}).get("names"):
         if asked.label is not None and asked.label not in names:

@@ -103,13 +103,10 @@ def test_the_page_draws_in_chromium(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        run = [
-            chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-            "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=100000", "--dump-dom",
-            f"http://127.0.0.1:{server.server_address[1]}/?draw",
-        ]  # fmt: skip
-        done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+        quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        place = f"http://127.0.0.1:{server.server_address[1]}/?draw"
+        own = [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=100000", "--dump-dom", place]
+        done = subprocess.run([chromium, *quiet, *own], capture_output=True, text=True, timeout=300)
     finally:
         server.shutdown()
     assert re.search(r"drew 16 in [\d.]+ s", done.stdout), done.stdout[-2000:]

@@ -22,6 +22,7 @@ from kakusan.runtime import engines, export, formats, host, verify
 from kakusan.runtime.bundle import ours, read_table
 from kakusan.runtime.formats import FORMATS
 from kakusan.runtime.graph import Graph, need
+from kakusan.runtime.savedmodel import OPERATIONS
 from runtime.small import LABEL, model
 
 ROOT = Path(__file__).parents[2]
@@ -236,7 +237,7 @@ def test_a_missing_package_is_one_line_that_installs_it(source, tmp_path, monkey
     with pytest.raises(KakusanError, match=r"'nowhere_to_be_found', .* pip install 'kakusan\[export\]'"):
         need("nowhere_to_be_found", "export")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for kind, package in (("onnx", "onnx"), ("openvino", "onnx")):
+    for kind, package in (("onnx", "onnx"), ("openvino", "onnx"), ("tf", "onnx")):
         with pytest.raises(KakusanError, match=rf"package '{package}', which is not installed: pip install"):
             written(tmp_path, source, kind)
     assert list(tmp_path.iterdir()) == []
@@ -253,6 +254,24 @@ def test_openvino_is_right_where_denormals_are_flushed(tmp_path):
     finally:
         torch.set_flush_denormal(False)
     assert set(done.files) == {"model.xml", "model.bin", "table.json"}
+
+
+@onnx
+def test_every_operation_of_our_graphs_has_a_counterpart(folder):
+    """In TensorFlow, which need not be installed to know."""
+    import onnx as format
+
+    found = {node.op_type for node in format.load(folder / "out" / "model.onnx").graph.node}
+    assert found <= set(OPERATIONS)
+
+
+@onnx
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs [tf]")
+@pytest.mark.parametrize("net", ["net/unet", "net/dit"])
+def test_tensorflow_gives_the_same(tmp_path, net):
+    done = written(tmp_path, model(net, None if net == "net/unet" else {"label": LABEL}), "tf")
+    assert "model.savedmodel/saved_model.pb" in done.files
 
 
 def test_a_model_without_conditions(tmp_path, monkeypatch):

@@ -379,7 +379,7 @@ def export(
     model: Model,
     /,
     *,
-    format: Annotated[str, Parameter(help="onnx or openvino.")] = "onnx",
+    format: Annotated[str, Parameter(help="onnx, openvino or tf.")] = "onnx",
     out: Annotated[Path | None, Parameter(["--out", "-o"], help="New folder; MODEL-FORMAT.")] = None,
     size: Annotated[int | None, Parameter(help="Side in pixels; an export has one size.")] = None,
     steps: Annotated[int | None, Parameter(help="Steps of the solver; the model's default.")] = None,

@@ -23,7 +23,8 @@ _MOST = 64 << 20  # bytes of a table
 
 def seal(folder: Path, about: Mapping[str, Any], ledger: Path) -> dict[str, str]:
     """Write the manifest of all files in a folder and enter them in the ledger (a folder with one name a hash)."""
-    hashes = {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST}
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    hashes = {name: _sha256(file) for name, file in files.items() if name != MANIFEST}
     for name in hashes:
         enter(folder / name, ledger)
     write_json(folder / MANIFEST, dict(about) | {"files": hashes})

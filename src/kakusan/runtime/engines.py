@@ -12,7 +12,7 @@ import torch
 
 from kakusan.runtime.graph import COEFFICIENTS, Graph, need
 
-__all__ = ["Feed", "Run", "onnxruntime", "openvino", "pytorch"]
+__all__ = ["Feed", "Run", "onnxruntime", "openvino", "pytorch", "tensorflow"]
 
 Feed = dict[str, np.ndarray]  # x, lam, c_in, c_skip, c_out and the conditions' inputs, by name
 Run = Callable[[Feed], np.ndarray]
@@ -63,6 +63,22 @@ def _denormals_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(flushed)
+
+
+def tensorflow(path: Path, threads: int = 0) -> Run:
+    """A SavedModel in TensorFlow, which decides on its threads for the whole process."""
+    need("tensorflow", "tf")
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(path))
+    signature = model.signatures["serving_default"]
+    wanted = set(signature.structured_input_signature[1])
+
+    def run(feed: Feed) -> np.ndarray:
+        found = signature(**{name: tf.constant(value) for name, value in feed.items() if name in wanted})
+        return np.asarray(found["x0"])
+
+    return run
 
 
 def pytorch(graph: Graph) -> Run:

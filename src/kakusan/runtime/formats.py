@@ -11,6 +11,7 @@ from kakusan.part import KakusanError
 from kakusan.runtime import engines
 from kakusan.runtime.engines import Run
 from kakusan.runtime.graph import Graph, need, write_onnx
+from kakusan.runtime.savedmodel import write_savedmodel
 
 __all__ = ["FORMATS", "Format"]
 
@@ -41,6 +42,14 @@ def _openvino(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) ->
     return engines.openvino(path, threads)
 
 
+def _tensorflow(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) -> Run:
+    source = path.with_suffix(".onnx")
+    write_onnx(graph, graph.example(shape), source, "x0")
+    write_savedmodel(source, path)
+    source.unlink()
+    return engines.tensorflow(path, threads)
+
+
 def _nothing(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) -> Run:
     raise AssertionError("refused before")
 
@@ -54,6 +63,12 @@ def _check_openvino(model: Model) -> None:
     for module in ("onnx", "onnxscript"):
         need(module, "export")
     need("openvino", "openvino")
+
+
+def _check_tensorflow(model: Model) -> None:
+    for module in ("onnx", "onnxscript"):
+        need(module, "export")
+    need("tensorflow", "tf")
 
 
 def _check_torch(model: Model) -> None:
@@ -76,6 +91,7 @@ def _check_diffusers(model: Model) -> None:
 FORMATS = {
     "onnx": Format(".onnx", _onnx, _check_onnx),
     "openvino": Format(".xml", _openvino, _check_openvino),
+    "tf": Format(".savedmodel", _tensorflow, _check_tensorflow),
     "torch": Format("", _nothing, _check_torch),
     "diffusers": Format("", _nothing, _check_diffusers),
 }
