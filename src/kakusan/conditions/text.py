@@ -38,7 +38,6 @@ class Text(Encoder):
         self.vocabulary, self.length = Vocabulary(vocabulary), length
         self.reader = Reader(tokens, depth, heads, length, dim)
         self.table = nn.Embedding(len(self.vocabulary), tokens)
-        nn.init.normal_(self.table.weight, std=0.5)
 
     def hidden(self) -> set[str]:
         """Names of the hidden matrices: what Muon trains; the rest is AdamW's."""
