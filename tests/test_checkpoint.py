@@ -199,6 +199,8 @@ def example(kind: str) -> dict:
         "condition/vector": {"size": 3, "dim": 4},
         "condition/scalar": {"name": "mass", "unit": "kg", "dim": 4},
         "condition/tags": {"names": ["red", "round"], "dim": 4},
+        "condition/text": {"vocabulary": "_ a b ab _a", "tokens": 8, "heads": 2, "dim": 4},
+        "condition/text-transformers": {"folder": "models/none", "width": 12, "tokens": 8, "heads": 2, "dim": 4},
         "domain/image": {"size": [8, 8]},
     }
     return {"kind": kind} | needed.get(kind, {})
@@ -229,6 +231,7 @@ def test_every_part_of_a_model_survives_its_file(tmp_path, kind):
     if group == "condition":
         spec["encoders"] = {"given": example(kind)}
         spec["denoiser"]["net"]["vector"] = 4
+        spec["denoiser"]["net"]["tokens"] = int(spec["encoders"]["given"].get("tokens", 0))
     elif group == "domain":
         spec["domain"] = example(kind)
     else:

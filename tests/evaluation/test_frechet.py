@@ -46,8 +46,10 @@ def test_every_way_of_computing_agrees_with_the_plain_formula(n, m):
     traces = np.cov(a, rowvar=False).trace() + np.cov(b, rowvar=False).trace()
     plain = ((a.mean(0) - b.mean(0)) ** 2).sum() + traces - 2 * roots
     assert frechet(a, b) == pytest.approx(plain, rel=1e-4 if min(n, m) < 20 else 1e-9)
-    assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-9)
-    assert frechet_interval(a, b).value == pytest.approx(frechet(a, b), rel=1e-9)
+    # of a singular covariance the roots of what rounding leaves count, and machines round differently
+    same = 1e-7 if min(n, m) <= 20 else 1e-9
+    assert frechet(a, b) == pytest.approx(frechet(b, a), rel=same)
+    assert frechet_interval(a, b).value == pytest.approx(frechet(a, b), rel=same)
     assert frechet(a, a) == pytest.approx(0, abs=1e-5)
 
 

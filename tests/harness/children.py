@@ -116,9 +116,9 @@ def command(words: list[str], slow: dict[str, float], marked: str) -> None:
     cli.main(words)
 
 
-def _stepwise(real: Callable[[Any], Any], before: Callable[[], None]) -> Callable[[Any], Any]:
-    def wrapped(steps: Any) -> Any:
-        for step in real(steps):
+def _stepwise(real: Callable[..., Any], before: Callable[[], None]) -> Callable[[Any], Any]:
+    def wrapped(*given: Any) -> Any:
+        for step in real(*given):
             before()
             yield step
 
