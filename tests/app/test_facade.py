@@ -215,6 +215,8 @@ def test_numbers_and_tags_of_metadata_become_conditions(tmp_path):
     for bad, said in (({"side": "3 cm"}, "counts it in mm"), ({"tags": "evn"}, "did you mean 'even'")):
         with pytest.raises(KakusanError, match=said):
             model.sample(1, cond=bad, steps=1)
+    longer = facade.resume(tmp_path / "run", minutes=0.02, progress=Progress(quiet=True)).load("cpu")
+    assert list(longer.model.encoders) == ["label", "side", "tags", "augment"]
 
 
 def test_a_run_is_never_overwritten_and_a_finished_one_goes_on_beside_itself(tmp_path):

@@ -299,7 +299,11 @@ def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trai
     out = folder.path.with_name(f"{folder.path.name}-{number}")
     shown.note(f"{folder.path} is finished and stays as it is; {out} goes on from its weights")
     data = {k: tree["data"].get(k) for k in ("labels", "captions", "fit", "flip", "size")}
-    return train(tree["data"]["path"], minutes=minutes, out=out, start=folder.path, progress=shown, **data)
+    fields = tree["data"].get("fields")
+    again = [f"data.fields={fields}"] if fields else []
+    return train(
+        tree["data"]["path"], minutes=minutes, out=out, start=folder.path, progress=shown, overrides=again, **data
+    )
 
 
 def _environment(folder: RunDir) -> dict[str, Any]:
