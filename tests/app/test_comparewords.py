@@ -124,3 +124,9 @@ def test_what_went_wrong_is_said_of_every_kind_of_model():
 def test_the_words_are_plain_data():
     said = story([arm("a=1", run(3), run(4)), arm("a=2", run(3), run(3)), arm("a=3", run(5), run(5))], None, 2)
     assert len(said["answer"]) == 3 and json.loads(json.dumps(said)) == said
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.00051, "0.51 ms"), (0.0164, "16 ms"), (0.185, "185 ms"), (2, "2 s")])
+def test_times_are_written_out(seconds, said):
+    first, second = (arm(name, run(30, seconds=seconds)) for name in ("diffusion", "gan-r3"))
+    assert f" {said} (40 evaluations)" in story([first, second], 10, 1)["cost"][0]

@@ -233,7 +233,8 @@ def _many(count: int) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{1000 * value:.2g} ms" if value < 1 else f"{value:.2g} s"
+    number, unit = (1000 * value, "ms") if value < 1 else (value, "s")
+    return f"{number:.0f} {unit}" if number >= 100 else f"{number:.2g} {unit}"
 
 
 def _value(value: float) -> str:
