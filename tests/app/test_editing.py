@@ -394,6 +394,7 @@ def test_edits_are_made_again_from_their_recipes(trained, tmp_path, capsys):
         ["inpaint", trained, picture, mask, "--label", "dog"],
         ["outpaint", trained, picture, "--left", "3"],
         ["edit", trained, picture, "--strength", "0.4", "--label", "cat"],
+        ["edit", trained, picture, "--strength", "0.4", "--label", "cat:2 | dog", "--guidance", "2"],
         ["edit", trained, picture, "--restore", "blur", "--amount", "1.2"],
         ["blend", trained, picture, other, "-n", "3", "--steps", "4"],
     ):

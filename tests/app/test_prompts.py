@@ -8,7 +8,7 @@ import math
 import pytest
 
 from kakusan.app.options import conditions, numbers, weights
-from kakusan.app.prompts import Mix, Term, choices, parse, read_prompts, recalled, recorded
+from kakusan.app.prompts import Mix, Term, choices, literal, parse, read_prompts, recalled, recorded
 from kakusan.part import KakusanError
 
 
@@ -123,3 +123,8 @@ def test_words_of_the_command_line():
 def test_bad_words(call, said):
     with pytest.raises(KakusanError, match=said):
         call()
+
+
+@pytest.mark.parametrize("words", ["cat", "a | b", "3:4", "{x,y}", "a >>2 b", "back\\slash", "(red:1.2)", "\\|", ""])
+def test_literal_words_mean_just_themselves(words):
+    assert choices(literal(words)) == [literal(words)] and parse(literal(words)) == words

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kakusan.app import blending, fill, restyle
+from kakusan.app import blending, fill, prompts, restyle
 from kakusan.app.editing import Edited, Wanted
 from kakusan.app.loaded import Loaded, load
 from kakusan.domains.canvas import open_canvas
@@ -31,11 +31,11 @@ def again(source: Path, made: dict[str, Any], out: str | Path | None, model: str
             )
         wanted = Wanted(
             seed=int(made["seed"]),
-            cond=dict(made["cond"]),
+            cond={str(name): _meant(value) for name, value in made["cond"].items()},
             steps=int(made["steps"]),
             solver=dict(made["solver"]),
             grid=dict(made["grid"]),
-            guidance=float(made["guidance"]),
+            guidance=made["guidance"] if isinstance(made["guidance"], dict) else float(made["guidance"]),
             autoguidance=float(made["autoguidance"]),
         )
         edit = _repeated(loaded, str(made["verb"]), files, wanted, dict(made["edit"]))
@@ -44,6 +44,11 @@ def again(source: Path, made: dict[str, Any], out: str | Path | None, model: str
     target = Path(out) if out else source.with_name(f"{source.stem}-again{source.suffix}")
     path = edit.save(target / source.name if target.is_dir() else target)
     return path, bool(np.array_equal(open_canvas(source).pixels, open_canvas(path).pixels))
+
+
+def _meant(value: Any) -> Any:
+    """A condition's value in a recipe, which means itself, as one that a user would write."""
+    return prompts.literal(value) if isinstance(value, str) else prompts.recalled(value)
 
 
 def _repeated(loaded: Loaded, verb: str, files: dict[str, Path], wanted: Wanted, options: dict[str, Any]) -> Edited:

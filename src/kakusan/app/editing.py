@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ class Wanted:
     cond: dict[str, Any] | None = None
     steps: int | None = None
     solver: str | dict[str, Any] | None = None
-    guidance: float | None = None
+    guidance: float | Mapping[str, float] | None = None
     autoguidance: float | None = None
     grid: dict[str, Any] | None = None
     batch: int | None = None

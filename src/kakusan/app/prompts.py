@@ -17,7 +17,7 @@ from typing import Any
 
 from kakusan.part import KakusanError
 
-__all__ = ["Line", "Mix", "Term", "choices", "parse", "read_prompts", "recalled", "recorded"]
+__all__ = ["Line", "Mix", "Term", "choices", "literal", "parse", "read_prompts", "recalled", "recorded"]
 
 MOST_TERMS = 8  # of one blend or switch
 MOST_CHOICES = 10_000  # that wildcards stand for
@@ -101,6 +101,11 @@ def _blend(words: str, text: str) -> list[tuple[str, float]]:
 def plain(text: str) -> str:
     """Without the backslashes of this syntax."""
     return _ESCAPED.sub(r"\1", text)
+
+
+def literal(text: str) -> str:
+    """Words as a value that means just them: ``parse(literal(text))`` is ``text``."""
+    return re.sub(r"([|{},:>\\])", r"\\\1", text)
 
 
 def _split(text: str, mark: str) -> list[str]:
