@@ -18,7 +18,7 @@ from cyclopts import App, Group, Parameter
 
 from kakusan.app import cli_edit
 from kakusan.app.failures import guarded
-from kakusan.app.options import conditions, numbers, weights
+from kakusan.app.options import Device, Json, Model, conditions, numbers, positive, weights
 from kakusan.app.outcome import Outcome, flat, print_outcome, printed, table
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop, interruptible
@@ -50,13 +50,8 @@ app = App(
 data_app = App(name="data", help="Look at data before training: data check.", sort_key=6)
 app.command(data_app)
 
-Json = Annotated[
-    bool, Parameter("--json", show_default=False, help="Print one JSON object as the last line of output.")
-]
-Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes the fastest there is.")]
 Labels = Annotated[str | None, Parameter(help="Where classes are read: auto, folders, none, ...; auto by default.")]
 Captions = Annotated[str | None, Parameter(help="auto, or none: leave captions beside pictures unread.")]
-Model = Annotated[str, Parameter(help="A run, a model file, or the name of a model that ships.")]
 Guidance = Annotated[
     list[str] | None, Parameter(help="How strictly to follow conditions, 1 is none; or NAME=WEIGHT, may be repeated.")
 ]
@@ -88,9 +83,9 @@ def train(
     json: Json = False,
 ) -> Outcome:
     """Train a model on your pictures, within a time; ends with the path of model.safetensors."""
-    _positive("--minutes", minutes)
-    _positive("--steps", steps)
-    _positive("--size", size)
+    positive("--minutes", minutes)
+    positive("--steps", steps)
+    positive("--size", size)
     for item in overrides:
         if "=" not in item or item.startswith("="):
             hint = "several folders cannot be trained on at once" if Path(item).exists() else "write NAME=VALUE"
@@ -148,7 +143,7 @@ def sample(
 ) -> Outcome:
     """Draw samples from a model; ends with the path of grid.png."""
     for name, value in (("-n", count), ("--steps", steps), ("--size", size), ("--batch", batch)):
-        _positive(name, value)
+        positive(name, value)
     if out.exists() and not out.is_dir():
         raise KakusanError(f"--out {out}: is a file; name a folder, which is made if it is not there")
     asked: dict[str, Any] = {
@@ -231,7 +226,7 @@ def vary(
     if subtle and strong:
         raise KakusanError("--subtle and --strong: choose one of them")
     for name, value in (("-n", count), ("--steps", steps)):
-        _positive(name, value)
+        positive(name, value)
     image, strength = Path(model_and_image[-1]), "strong" if strong else "subtle"
     folder = out or image.with_name(f"{image.stem}-{strength}")
     if folder.exists() and not folder.is_dir():
@@ -267,7 +262,7 @@ def resume(
     json: Json = False,
 ) -> Outcome:
     """Continue a stopped run exactly where it was, or train a finished one for longer."""
-    _positive("--minutes", minutes)
+    positive("--minutes", minutes)
     from kakusan.app import facade
     from kakusan.app.show import Progress
 
@@ -390,8 +385,8 @@ def export(
     json: Json = False,
 ) -> Outcome:
     """Write a model for another runtime, checked against PyTorch; ends with the path of the folder."""
-    _positive("--steps", steps)
-    _positive("--size", size)
+    positive("--steps", steps)
+    positive("--size", size)
     from kakusan.app.export import export as work
     from kakusan.app.show import Progress
 
@@ -416,8 +411,8 @@ def bench(
 ) -> Outcome:
     """Measure how fast a model's network runs here, by engine; sample takes the fastest from then on."""
     for each in batch or []:
-        _positive("--batch", each)
-    _positive("--size", size)
+        positive("--batch", each)
+    positive("--size", size)
     from kakusan.app import bench as work
     from kakusan.app.show import Progress
 
@@ -560,11 +555,6 @@ _VERBS = (
     train, sample, vary, resume, info, evaluate, compare, distill, bench, export, doctor, check, reproduce,
     *cli_edit.register(app),
 )  # fmt: skip
-
-
-def _positive(name: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise KakusanError(f"{name} {value}: must be greater than 0")
 
 
 def _command(verb: str, words: dict[str, Any]) -> str:

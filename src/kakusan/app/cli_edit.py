@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from kakusan.app.options import Device, Json, Model, conditions, positive
 from kakusan.app.outcome import Outcome
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop
 
 __all__ = ["register"]
 
-Model = Annotated[str, Parameter(help="A run, a model file, or the name of a model that ships.")]
 Picture = Annotated[Path, Parameter(help="A picture file.")]
 Prompt = Annotated[str | None, Parameter(help="What to draw, for models that read text.")]
 Count = Annotated[int, Parameter(["--count", "-n"], help="How many.")]
@@ -28,10 +28,6 @@ Cond = Annotated[list[str] | None, Parameter(help="A condition by name, NAME=VAL
 Recipe = Annotated[bool, Parameter("--recipe", negative="--no-recipe", help="Write the recipe into files.")]
 Out = Annotated[Path, Parameter(["--out", "-o"], help="Folder for the pictures.")]
 Batch = Annotated[int | None, Parameter(help="Results at once; by default what fits memory.")]
-Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes the fastest there is.")]
-Json = Annotated[
-    bool, Parameter("--json", show_default=False, help="Print one JSON object as the last line of output.")
-]
 Route = Annotated[
     Literal["posterior", "replace"] | None,
     Parameter(help="By the denoiser's own covariance, the default, or by replacing (RePaint), which guidance needs."),
@@ -220,15 +216,9 @@ def _told(
 ) -> dict[str, Any]:
     """The options that all edits share, checked, by their names in Python."""
     for name, value in (("-n", count), ("--steps", steps), ("--batch", batch), ("--resample", resample)):
-        if value is not None and not value > 0:
-            raise KakusanError(f"{name} {value}: must be greater than 0")
-    conds: dict[str, str] = {}
-    for item in cond or []:
-        name, sign, value = item.partition("=")
-        if not sign or not name:
-            raise KakusanError(f"--cond {item!r}: write NAME=VALUE, as in --cond label=cat")
-        conds[name] = value
-    return {"label": label, "cond": conds or None, "steps": steps, "guidance": guidance, "batch": batch}
+        positive(name, value)
+    conds = conditions("--cond", cond)
+    return {"label": label, "cond": conds, "steps": steps, "guidance": guidance, "batch": batch}
 
 
 def _done(

@@ -1,13 +1,21 @@
-"""Options whose words have a form of their own: NAME=VALUE, weights by condition, LOW,HIGH."""
+"""Options that several verbs share, and those whose words have a form of their own: NAME=VALUE, weights, LOW,HIGH."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from kakusan.part import KakusanError
 
-__all__ = ["conditions", "numbers", "weights"]
+__all__ = ["Device", "Json", "Model", "conditions", "numbers", "positive", "weights"]
+
+Json = Annotated[
+    bool, Parameter("--json", show_default=False, help="Print one JSON object as the last line of output.")
+]
+Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes the fastest there is.")]
+Model = Annotated[str, Parameter(help="A run, a model file, or the name of a model that ships.")]
 
 
 def conditions(flag: str, items: Sequence[str] | None, text: str | None = None) -> dict[str, str] | None:
@@ -43,3 +51,8 @@ def weights(items: Sequence[str] | None) -> float | dict[str, float] | None:
 def numbers(text: str | None) -> Any:
     """LOW,HIGH as two numbers; what is none is left for the library to refuse."""
     return None if text is None else text.split(",")
+
+
+def positive(name: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise KakusanError(f"{name} {value}: must be greater than 0")
