@@ -16,6 +16,7 @@ from kakusan.app.checkwords import advice
 from kakusan.app.datacheck import check
 from kakusan.app.loaded import load
 from kakusan.app.project import Project, open_project
+from kakusan.app.samples import save_samples
 from kakusan.app.show import Progress
 from kakusan.part import KakusanError
 
@@ -102,6 +103,15 @@ def test_without_a_prompt_it_is_unconditional_and_says_so(run):
 
     assert "unconditionally" in said(None)[0] and "unconditionally" in said(" ")[0]
     assert said("a red qwzx") == said("a red qwzx | qwzx") == ["'qwzx' is unknown to this model's vocabulary"]
+
+
+def test_edits_and_variants_say_it_too(run, tmp_path, capsys):
+    picture = save_samples(load(run, "cpu").sample(1, prompt="a red picture", steps=2), tmp_path / "s")[0]
+    for words in (["edit", run, picture, "a qwzx"], ["vary", run, picture, "-n", "1", "--prompt", "a qwzx"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*map(str, words), "--steps", "2", "--out", str(tmp_path / "o"), "--device", "cpu"])
+        assert not stopped.value.code
+        assert "'qwzx' is unknown to this model's vocabulary" in capsys.readouterr().err, words
 
 
 def test_the_command_line_says_it(run, tmp_path, capsys):

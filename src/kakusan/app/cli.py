@@ -237,6 +237,9 @@ def vary(
 
     with Progress() as progress, Stop() as stop:
         loaded = facade.load(model_and_image[0] if model_and_image[1:] else varying.model_of(image), device=device)
+        if prompt is not None:
+            for words in loaded.remarks(loaded.request(1, prompt, None, 0, None)):
+                progress.warn(words)
         progress.start(count, "varying", "step")
         samples = loaded.vary(
             image, count, strength=strength, seed=seed, prompt=prompt, label=label, cond=conditions("--cond", cond),

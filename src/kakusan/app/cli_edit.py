@@ -76,10 +76,10 @@ def inpaint(
     def work(loaded: Any, told: dict[str, Any]) -> Any:
         return loaded.inpaint(
             image, mask, route=route, resample=resample, feather=feather, invert=invert, tile=tile, resize=resize,
-            prompt=prompt, solver=solver, autoguidance=autoguidance, n=count, seed=seed, **told,
+            solver=solver, autoguidance=autoguidance, n=count, seed=seed, **told,
         )  # fmt: skip
 
-    told = _told(label, cond, steps, guidance, batch, count, resample)
+    told = _told(prompt, label, cond, steps, guidance, batch, count, resample)
     return _done(model, device, out, recipe, count, told, work, "filling")
 
 
@@ -115,10 +115,10 @@ def outpaint(
     def work(loaded: Any, told: dict[str, Any]) -> Any:
         return loaded.outpaint(
             image, left=left, right=right, top=top, bottom=bottom, route=route, resample=resample, resize=resize,
-            prompt=prompt, solver=solver, autoguidance=autoguidance, n=count, seed=seed, **told,
+            solver=solver, autoguidance=autoguidance, n=count, seed=seed, **told,
         )  # fmt: skip
 
-    told = _told(label, cond, steps, guidance, batch, count, resample)
+    told = _told(prompt, label, cond, steps, guidance, batch, count, resample)
     return _done(model, device, out, recipe, count, told, work, "extending")
 
 
@@ -161,12 +161,12 @@ def edit(
         raise KakusanError(f"--amount {amount:g}: goes with --restore blur or --restore noise")
 
     def work(loaded: Any, told: dict[str, Any]) -> Any:
-        told |= {"prompt": prompt, "solver": solver, "autoguidance": autoguidance, "n": count, "seed": seed}
+        told |= {"solver": solver, "autoguidance": autoguidance, "n": count, "seed": seed}
         if restore is not None:
             return loaded.restore(image, restore, amount=amount, tile=tile, **told)
         return loaded.edit(image, strength=0.6 if strength is None else strength, tile=tile, resize=resize, **told)
 
-    told = _told(label, cond, steps, guidance, batch, count)
+    told = _told(prompt, label, cond, steps, guidance, batch, count)
     return _done(model, device, out, recipe, count, told, work, "drawing")
 
 
@@ -192,9 +192,11 @@ def blend(
     """Pictures from one to another through the noise that makes each, and a film of them."""
 
     def work(loaded: Any, told: dict[str, Any]) -> Any:
-        return loaded.blend(first, second, frames=count, resize=resize, prompt=prompt, **told)
+        return loaded.blend(first, second, frames=count, resize=resize, **told)
 
-    return _done(model, device, out, recipe, count, _told(label, cond, steps, guidance, batch, count), work, "blending")
+    return _done(
+        model, device, out, recipe, count, _told(prompt, label, cond, steps, guidance, batch, count), work, "blending"
+    )
 
 
 def register(app: App) -> tuple[Callable[..., Outcome], ...]:
@@ -206,6 +208,7 @@ def register(app: App) -> tuple[Callable[..., Outcome], ...]:
 
 
 def _told(
+    prompt: str | None,
     label: str | None,
     cond: Sequence[str] | None,
     steps: int | None,
@@ -218,7 +221,7 @@ def _told(
     for name, value in (("-n", count), ("--steps", steps), ("--batch", batch), ("--resample", resample)):
         positive(name, value)
     conds = conditions("--cond", cond)
-    return {"label": label, "cond": conds, "steps": steps, "guidance": guidance, "batch": batch}
+    return {"prompt": prompt, "label": label, "cond": conds, "steps": steps, "guidance": guidance, "batch": batch}
 
 
 def _done(
@@ -241,6 +244,9 @@ def _done(
 
     with Progress() as progress, Stop() as stop:
         loaded = facade.load(model, device=device)
+        if told["prompt"] is not None:
+            for words in loaded.remarks(loaded.request(1, told["prompt"], None, 0, None)):
+                progress.warn(words)
         progress.start(count, what, "step")
         made = work(loaded, told | {"progress": progress.update, "stop": stop})
         progress.stop()
