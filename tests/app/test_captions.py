@@ -181,3 +181,27 @@ def test_ports_fit_what_the_recipe_says():
     tree["model"]["encoders"]["tags"] = text | {"tokens": 64}
     with pytest.raises(KakusanError, match="prompt 128, tags 64"):
         recipe.fit_ports(tree)
+
+
+def test_a_field_of_the_metadata_is_a_condition_of_its_own_name(tmp_path, capsys):
+    data = pictures(tmp_path / "data")
+    lines = [{"file_name": f"{i:02d}.png", "text": "a picture", "style": ("flat", "3d")[i % 2]} for i in range(24)]
+    (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    out = train(data, tmp_path / "run", labels="style").run
+    model = load(out, "cpu")
+    assert model.classes == ["3d", "flat"]
+    sample = ["sample", str(out), "a picture", "--steps", "3", "--out", str(tmp_path / "drawn")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*sample, "--style", "3d", "--guidance", "style=2", "--guidance", "prompt=3", "--json"])
+    assert ended.value.code == 0
+    file = Path(json.loads(capsys.readouterr().out.splitlines()[-1])["files"][0])
+    again = facade.reproduce(file)
+    assert again[1]
+    drawn = model.sample(1, prompt="a picture", cond={"style": "3d"}, guidance={"style": 2, "prompt": 3}, steps=3)
+    assert drawn[0].recipe["cond"]["label"] == "3d"
+    with pytest.raises(SystemExit):
+        cli.main([*sample, "--style", "glat"])
+    assert "unknown style 'glat': did you mean 'flat'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*sample, "--styling", "flat"])
+    assert "no condition 'styling'; did you mean 'style'?" in capsys.readouterr().err

@@ -62,6 +62,11 @@ def test_forward_and_null():
 def test_spec_rebuilds():
     label = Label(["a", "b"], dim=3)
     spec = label.spec()
-    assert spec == {"kind": "condition/label", "classes": ["a", "b"], "dim": 3}
+    assert spec == {"kind": "condition/label", "classes": ["a", "b"], "dim": 3, "called": "label"}
     spec.pop("kind")
     assert Label(**spec).names == ["a", "b"]
+
+
+def test_messages_say_what_the_classes_are_called():
+    with pytest.raises(KakusanError, match=r"unknown style 'glat': did you mean 'flat'\?"):
+        Label(["flat", "3d"], called="style").prepare(["glat"])

@@ -354,3 +354,17 @@ def test_a_hundred_thousand_entries_are_listed_in_few_bytes(tmp_path):
     store = ZipStore(tmp_path / "a.zip")
     held = len(store.names._blob) + 8 * len(store.names._ends) + 4 * len(store.folder_of) + 29 * len(store)
     assert held / len(store) < 60 and store.name(19_999) == "class/019999.png"
+
+
+def test_a_field_of_the_metadata_gives_the_classes_and_their_name(tmp_path):
+    lines = [{"file_name": f"{i}.png", "style": ("flat", "3d")[i % 2], "label": "x"} for i in range(4)]
+    files = {f"{i}.png": png(i) for i in range(4)}
+    put(tmp_path, {**files, "metadata.jsonl": "\n".join(map(json.dumps, lines)).encode()})
+    found = open_source(tmp_path, labels="style")
+    assert (found.called, found.classes, found.labels.tolist()) == ("style", ["3d", "flat"], [1, 0, 1, 0])
+    assert open_source(tmp_path).called == "label"
+    with pytest.raises(KakusanError, match=r"labels is 'folder': neither .* did you mean 'folders'\?"):
+        open_source(tmp_path, labels="folder")
+    np.save(tmp_path / "a.npy", np.zeros((2, 4, 4), np.uint8))
+    with pytest.raises(KakusanError, match="labels is 'style': neither one of auto, folders, metadata, none, nor"):
+        open_source(tmp_path / "a.npy", labels="style")

@@ -45,8 +45,7 @@ def ask(
     wildcards have, or one."""
     if wildcards not in _ORDERS:
         raise KakusanError(f"--wildcards {wildcards!r}: choose turn (one after another) or seed (by chance)")
-    for name in (*cond, *negative):
-        branches.known(model, name)
+    cond, negative = ({branches.known(model, n): v for n, v in named.items()} for named in (cond, negative))
     chosen = list(seeds) if seeds is not None else [seed + i for i in range(_many(model, count, cond, negative))]
     given = {n: _each(n, v, len(chosen)) for n, v in cond.items()}
     against = {n: _each(n, v, len(chosen)) for n, v in negative.items()}

@@ -43,10 +43,13 @@ Tree = dict[str, Any]
 
 
 def known(model: Model, name: str) -> str:
-    """The name of a condition of this model; raises KakusanError with the nearest there is."""
-    names = [n for n in model.encoders if n != "augment"]
-    if name in names or name in model.encoders:
+    """The name of a condition of this model, or the one that is called so; raises KakusanError with the nearest."""
+    if name in model.encoders:
         return name
+    called = {str(getattr(model.encoder(n), "called", n)): n for n in model.encoders if n != "augment"}
+    if name in called:
+        return called[name]
+    names = list(called)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? it has: " if near else "it has: "
     raise KakusanError(f"this model has no condition {name!r}; {hint}{', '.join(names) or 'none: it is unconditional'}")
@@ -94,8 +97,9 @@ def settle(
 def _weights(model: Model, asked: Any, default: Any, active: list[str]) -> float | dict[str, float]:
     """One weight for all conditions together, or one for each that is there."""
     if isinstance(asked, Mapping):
+        asked = {known(model, name): weight for name, weight in asked.items()}
         for name in asked:
-            if known(model, name) not in active:
+            if name not in active:
                 raise KakusanError(f"--guidance {name}={asked[name]}: no {name} is asked for; add --cond {name}=VALUE")
     elif asked is not None:
         weight = weight_of("--guidance", asked)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Group, Parameter
 
 from kakusan.app import cli_edit
+from kakusan.app.aliases import spelled_out
 from kakusan.app.failures import guarded
 from kakusan.app.options import Device, Json, Model, conditions, numbers, positive, weights
 from kakusan.app.outcome import Outcome, flat, print_outcome, printed, table
@@ -50,7 +51,7 @@ app = App(
 data_app = App(name="data", help="Look at data before training: data check.", sort_key=6)
 app.command(data_app)
 
-Labels = Annotated[str | None, Parameter(help="Where classes are read: auto, folders, none, ...; auto by default.")]
+Labels = Annotated[str | None, Parameter(help="Where classes are read: auto, folders, none, or a field of metadata.")]
 Captions = Annotated[str | None, Parameter(help="auto, or none: leave captions beside pictures unread.")]
 Guidance = Annotated[
     list[str] | None, Parameter(help="How strictly to follow conditions, 1 is none; or NAME=WEIGHT, may be repeated.")
@@ -127,7 +128,7 @@ def sample(
     eta: Annotated[float | None, Parameter(help="Fresh noise on the way: 0 none, 1 as DDPM.")] = None,
     size: Annotated[int | None, Parameter(help="Side in pixels, for models that allow it.")] = None,
     label: Annotated[str | None, Parameter(help="A class, by name or index.")] = None,
-    cond: Annotated[list[str] | None, Parameter(help="A condition by name, NAME=VALUE; may be repeated.")] = None,
+    cond: Annotated[list[str] | None, Parameter(help="A condition, NAME=VALUE; --NAME VALUE does it too.")] = None,
     prompts: Annotated[Path | None, Parameter(help="A file of prompts, one a line; -n of each.")] = None,
     from_line: Annotated[int, Parameter(show_default=False, help="First line of --prompts.")] = 1,
     wildcards: Annotated[str, Parameter(help="{a,b}: every combination in turn, or by seed.")] = "turn",
@@ -543,7 +544,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     """Parse, call with standard output kept clean, print."""
-    command, bound, _ = app.parse_args(words or ["--help"], exit_on_error=False, print_error=False)
+    command, bound, _ = app.parse_args(spelled_out(app, words) or ["--help"], exit_on_error=False, print_error=False)
     if not isinstance(command, App) and command in _VERBS:
         with contextlib.redirect_stdout(sys.stderr):
             outcome = command(*bound.args, **bound.kwargs)

@@ -64,6 +64,7 @@ class Project:
             sigma_data=self.domain.sigma_data,
             domain=self.domain.spec(),
             classes=list(self.train.classes) if self.train.labels is not None else [],
+            called=self.source.called,
             augment=Affine.parameters if self.augment else 0,
             fields={name: column.spec() for name, column in self.train.fields.items()},
             vocabulary=self._vocabulary(),

@@ -20,11 +20,14 @@ MOST = 100_000  # classes
 
 
 class Label(Encoder):
-    """One of ``classes`` (a number, or names in order) as a vector (B, dim); the table's last row is "no class"."""
+    """One of ``classes`` (a number, or names in order) as a vector (B, dim); the table's last row is "no class".
+
+    ``called`` is what people call the condition ("style"): messages say it, and it may stand for the encoder's name.
+    """
 
     kind = "condition/label"
 
-    def __init__(self, classes: int | list[str], dim: int = 64) -> None:
+    def __init__(self, classes: int | list[str], dim: int = 64, called: str = "label") -> None:
         super().__init__()
         if isinstance(classes, int) and classes > MOST:
             raise KakusanError(f"classes={classes}: at most {MOST} are possible")
@@ -34,7 +37,7 @@ class Label(Encoder):
         if len(set(names)) != len(names):
             twice = Counter(names).most_common(1)[0][0]
             raise KakusanError(f"classes: {twice!r} appears twice; names must differ")
-        self.names = names
+        self.names, self.called = names, called
         self.table = nn.Embedding(len(names) + 1, dim)
 
     def prepare(self, values: list[Any]) -> dict[str, Tensor]:
@@ -54,13 +57,13 @@ class Label(Encoder):
             return same[0]
         if len(same) > 1:
             options = ", ".join(self.names[i] for i in same)
-            raise KakusanError(f"label {value!r} could be any of: {options}; write it with its capitals")
+            raise KakusanError(f"{self.called} {value!r} could be any of: {options}; write it with its capitals")
         if value.strip().isdecimal():
             return self._checked(int(value))
         folded = {name.casefold(): name for name in self.names}
         near = difflib.get_close_matches(value.strip().casefold(), folded, n=1)
         hint = f"did you mean {folded[near[0]]!r}? " if near else ""
-        raise KakusanError(f"unknown label {value!r}: {hint}the classes are {self._listed()}")
+        raise KakusanError(f"unknown {self.called} {value!r}: {hint}the classes are {self._listed()}")
 
     def _checked(self, value: Any) -> int:
         try:
@@ -69,7 +72,8 @@ class Label(Encoder):
             index = -1
         if isinstance(value, bool) or not 0 <= index < len(self.names):
             raise KakusanError(
-                f"label {value!r}: give a name or an index from 0 to {len(self.names) - 1}; classes: {self._listed()}"
+                f"{self.called} {value!r}: give a name or an index from 0 to {len(self.names) - 1}; "
+                f"classes: {self._listed()}"
             )
         return index
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from kakusan.training.store import Names, find_hashes, short_hash
 
 __all__ = ["SHOWN", "Gathered", "Metadata", "Texts", "sorted_classes"]
 
+LABEL = ("label", "class")  # the keys that name a picture's class, the first one given counts
 SHOWN = 10  # names of what does not fit together
 
 
@@ -80,8 +81,10 @@ class Gathered:
 class Metadata:
     """The lines of metadata files, matched with the pictures they name through 64-bit hashes."""
 
-    def __init__(self, table: np.ndarray, order: np.ndarray, fields: Gather | None = None) -> None:
-        self.table, self.order, self.fields = table, order, fields or Gather({})
+    def __init__(
+        self, table: np.ndarray, order: np.ndarray, fields: Gather | None = None, label: Sequence[str] = LABEL
+    ) -> None:
+        self.table, self.order, self.fields, self.label = table, order, fields or Gather({}), label
         self.rows, self.label_at = array("q"), array("i")
         self.texts, self.labels = Gathered(), dict[Any, int]()
         self.missing, self.first_missing = 0, list[str]()
@@ -110,9 +113,9 @@ class Metadata:
         text = next((entry[k] for k in ("text", "caption", "prompt") if entry.get(k) is not None), None)
         several = text if isinstance(text, list) else [] if text is None else [text]
         self.texts.add(str(each) for each in several)
-        label = next((entry[k] for k in ("label", "class") if entry.get(k) is not None), None)
+        label = next((entry[k] for k in self.label if entry.get(k) is not None), None)
         if not isinstance(label, (str, int, type(None))):
-            raise KakusanError(f"{where}: label is {label!r}; it is one word or number")
+            raise KakusanError(f"{where}: {self.label[0]} is {label!r}; it is one word or number")
         self.label_at.append(-1 if label is None else self.labels.setdefault(label, len(self.labels)))
 
 

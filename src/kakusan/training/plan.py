@@ -46,6 +46,7 @@ class Facts:
     sigma_data: float
     domain: Spec
     classes: list[str] = field(default_factory=list)
+    called: str = "label"  # what the classes are of
     augment: int = 0  # numbers that say how a picture was augmented; 0 = not at all
     fields: dict[str, Spec] = field(default_factory=dict)  # encoders of the data's numbers and tags, by name
     vocabulary: str = ""  # of the captions; empty = there are none
@@ -107,7 +108,7 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
     there are any."""
     encoders: dict[str, Spec] = {}
     if facts.classes:
-        encoders["label"] = {"kind": "condition/label", "classes": facts.classes, "dim": LABEL}
+        encoders["label"] = {"kind": "condition/label", "classes": facts.classes, "dim": LABEL, "called": facts.called}
     encoders |= facts.fields
     if facts.vocabulary:
         text = {"vocabulary": facts.vocabulary, "tokens": TOKENS, "dim": TEXT}

@@ -16,7 +16,7 @@ from kakusan.part import KakusanError
 from kakusan.training import fields as columns
 from kakusan.training.arraysets import ArraySet, idx_files, open_idx, open_npy, open_npz
 from kakusan.training.folders import FolderStore
-from kakusan.training.metadata import SHOWN, Gathered, Metadata, Texts, sorted_classes
+from kakusan.training.metadata import LABEL, SHOWN, Gathered, Metadata, Texts, sorted_classes
 from kakusan.training.splits import SPLIT_NAMES, chosen_split, split_folders
 from kakusan.training.store import Store, find_hashes, short_hash
 from kakusan.training.zips import ZipStore
@@ -39,6 +39,7 @@ class Source:
         self._rows = rows
         self.labels: np.ndarray | None = None
         self.classes: list[str] = []
+        self.called = "label"  # what the classes are of: "style"
         self.texts: Texts | None = None
         self.fields: dict[str, columns.Column] = {}  # numbers and tags of metadata, those that were asked for
         self.split: str | None = None
@@ -126,19 +127,20 @@ def open_source(
     """The data set at a path: folder, zip, ``.npz``, ``.npy``, IDX files; ``DATA:SPLIT`` names a split.
 
     ``labels``: "folders" (each folder is a class), "metadata" (metadata.jsonl), "none", or "auto": metadata where
-    it has labels, else folders where pictures lie in at least two of them and classes are few. ``split``: a name,
+    it has labels, else folders where pictures lie in at least two of them and classes are few; or the field of
+    metadata.jsonl that has them, which gives the condition its name. ``split``: a name,
     "all", or None for the training split. ``fields``: numbers and lists of tags of metadata.jsonl to read too.
     """
     wanted = columns.asked(fields)
     source = _opened(path, labels, split, wanted)
+    if labels not in _LABELS and source.labels is None:
+        raise _no_labels(source, labels)
     if wanted and not source.fields:
         raise KakusanError(f"data.fields={', '.join(wanted)}: {source.path} has no metadata.jsonl that could have them")
     return source
 
 
 def _opened(path: str | Path, labels: str, split: str | None, fields: dict[str, str]) -> Source:
-    if labels not in _LABELS:
-        raise KakusanError(f"labels is {labels!r}; it is one of {', '.join(_LABELS)}")
     path, split = _located(str(path), split)
     if path.is_dir():
         if idx := idx_files(path):
@@ -248,7 +250,8 @@ def _with_metadata(source: Source, labels: str, fields: dict[str, str]) -> Sourc
     """Rows, labels, fields and captions from ``metadata.jsonl`` files (the Hugging Face imagefolder convention)."""
     table = np.fromiter((short_hash(source.name(i)) for i in range(len(source))), np.uint64, len(source))
     order = np.argsort(table)
-    found = Metadata(table, order, columns.Gather(fields))
+    keys = LABEL if labels in _LABELS else (labels,)
+    found = Metadata(table, order, columns.Gather(fields), keys)
     for name in _beside(source):
         text = source.store.read_side(name)
         if text is not None:
@@ -267,11 +270,21 @@ def _with_metadata(source: Source, labels: str, fields: dict[str, str]) -> Sourc
         kept.texts, kept.astray = texts.subset(where), (found.missing, found.first_missing)
     kept.fields = found.fields.columns(where, f"{source.path}'s metadata.jsonl")
     values = np.array(found.label_at, np.int32)[where]
-    if labels in ("auto", "metadata") and (values >= 0).any():
+    if labels not in ("folders", "none") and (values >= 0).any():
         kept.labels, kept.classes = sorted_classes(values, list(found.labels))
-    elif labels == "metadata":
-        raise KakusanError(f'{source.path}: labels="metadata", but metadata.jsonl has no "label"')
+        kept.called = keys[0]
+    elif labels not in ("auto", "folders", "none"):
+        raise _no_labels(source, labels)
     return kept
+
+
+def _no_labels(source: Source, asked: str) -> KakusanError:
+    if asked == "metadata":
+        return KakusanError(f'{source.path}: labels="metadata", but metadata.jsonl has no "label"')
+    near = difflib.get_close_matches(asked, _LABELS, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    known = ", ".join(_LABELS)
+    return KakusanError(f"labels is {asked!r}: neither one of {known}, nor a field of {source.path}'s metadata{hint}")
 
 
 def _beside(source: Source) -> list[str]:
