@@ -140,8 +140,11 @@ def noise_level(facts: Facts) -> float:
     """Mean of ln(sigma/alpha) in training: -0.5 at 32 pixels, more noise for larger pictures, whose shapes survive it.
 
     EDM's -1.2 (for 32 pixels and days of training) leaves shapes and classes to the few noisiest draws: at minutes of
-    training they stay loose.
+    training they stay loose. An autoencoder has taken the redundancy out of its latent, so there the level
+    is that of 32 pixels, relative to the latent's own spread.
     """
+    if facts.domain["kind"] == "domain/latent":
+        return round(-0.5 + math.log(facts.sigma_data / 0.5), 2)
     return round(-0.5 + 0.3 * math.log2(max(facts.shape[1:]) / 32), 2)
 
 
