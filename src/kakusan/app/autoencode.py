@@ -34,7 +34,7 @@ __all__ = ["SETTINGS", "begin", "go"]
 
 Tree = dict[str, Any]
 SETTINGS = {"labels": "none", "captions": "none", "augment": False}  # an autoencoder sees the pictures and no more
-BATCH = 32
+BATCH = 16
 RESERVE = 8.0  # seconds for the latent's scale, the reconstructions and the report
 SCALED = 2048  # training pictures that the scale of the latent is measured on
 

@@ -153,6 +153,11 @@ def _opened(
     ranks.same(
         hashlib.sha256(np.asarray(project.cache.hashes).tobytes()).hexdigest(), f"the data in {settings['path']}"
     )
+    if project.latents is not None and project.latents.kept:
+        if len(project.cache) > 2000:
+            shown.start(len(project.cache), "encoding", "picture")
+        project.latents.prepare(lambda done, of: shown.update(done, of))
+        shown.stop()
     return project
 
 

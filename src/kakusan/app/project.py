@@ -16,8 +16,9 @@ from kakusan.conditions.words import learn
 from kakusan.core.batch import Batch
 from kakusan.core.model import Model
 from kakusan.domains.augment import Affine
+from kakusan.domains.domain import Domain
 from kakusan.domains.image import Image
-from kakusan.domains.latent import Latent
+from kakusan.domains.latent import Latent, seen
 from kakusan.part import KakusanError
 from kakusan.training.cache import Cache, build_cache
 from kakusan.training.captions import PROMPT, Captions
@@ -28,7 +29,7 @@ from kakusan.training.plan import Facts
 from kakusan.training.source import Source, open_source
 from kakusan.training.watch import HeldOut
 
-__all__ = ["DATA", "SMALL", "Project", "open_project"]
+__all__ = ["DATA", "SMALL", "Project", "open_project", "project_of"]
 
 SMALL = 5000  # pictures; below this they are augmented
 HELD = 1024  # pictures kept aside, at most
@@ -214,8 +215,15 @@ def open_project(
     train, held = _split(data, chosen["held_out"])
     small = len(train) < SMALL if chosen["augment"] is None else bool(chosen["augment"])
     augment = Affine(transparent=fitted.mode == "RGBA") if small else None
-    seen = None if latent is None else _seen(latent, fitted, cache, bool(chosen["flip"]), augment is None, progress)
-    return Project(chosen, source, fitted, cache, train, held, augment, seen)
+    latents = None
+    if latent is not None:
+        latents = Latents(latent, fitted, cache.pixels, bool(chosen["flip"]), keep=augment is None)
+    return Project(chosen, source, fitted, cache, train, held, augment, latents)
+
+
+def project_of(domain: Domain, settings: dict[str, Any], progress: Progress) -> Project:
+    """The data as a model of this domain has them."""
+    return open_project(settings, progress, seen(domain).spec(), domain if isinstance(domain, Latent) else None)
 
 
 def _pictures(latent: Latent) -> Image:
@@ -240,15 +248,6 @@ def _fitting(latent: Latent, fitted: Image, chosen: dict[str, Any]) -> Latent:
             f"--size {min(own.size)}, or train one on them with --autoencoder"
         )
     return latent.replace(domain=own.replace(size=list(fitted.size), fit=chosen["fit"]))
-
-
-def _seen(latent: Latent, domain: Image, cache: Cache, flip: bool, keep: bool, progress: Progress) -> Latents:
-    """The pictures through an autoencoder, for as long as the project is open."""
-    if len(cache) > 2000:
-        progress.start(len(cache), "encoding", "picture")
-    made = Latents(latent, domain, cache.pixels, flip, keep, tell=lambda done, of: progress.update(done, of))
-    progress.stop()
-    return made
 
 
 def _tell_captions(source: Source, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -36,20 +37,28 @@ class Latents:
         flip: bool = False,
         keep: bool = True,
         limit: int = LIMIT,
-        tell: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.latent, self.domain, self.flip = latent.eval(), domain, flip
+        self.latent, self.domain, self.pixels, self.flip = latent.eval(), domain, pixels, flip
         shape = latent.shape(domain.size)
         self.shape = (1 + flip, 2 * shape[0], *shape[1:])
         self.kept = keep and 2 * len(pixels) * math.prod(self.shape) <= limit
-        self._moments = torch.empty(len(pixels) if self.kept else 0, *self.shape, dtype=torch.float16)
-        for first in range(0, len(self._moments), PIECE):
-            self._moments[first : first + PIECE] = self._encoded(pixels[first : first + PIECE])
-            tell(min(first + PIECE, len(pixels)), len(pixels))
+        self._moments: Tensor | None = None
+        self._lock = threading.Lock()
+
+    def prepare(self, tell: Callable[[int, int], None] = lambda done, total: None) -> Tensor:
+        """Encode what is to be kept; done by the first use where it was not before."""
+        with self._lock:
+            if self._moments is None:
+                made = torch.empty(len(self.pixels), *self.shape, dtype=torch.float16)
+                for first in range(0, len(made), PIECE):
+                    made[first : first + PIECE] = self._encoded(self.pixels[first : first + PIECE])
+                    tell(min(first + PIECE, len(made)), len(made))
+                self._moments = made
+            return self._moments
 
     def rows(self, at: np.ndarray) -> Tensor:
         """What is kept of some pictures of the cache."""
-        return self._moments[torch.from_numpy(np.asarray(at, np.int64))]
+        return self.prepare()[torch.from_numpy(np.asarray(at, np.int64))]
 
     def drawn(self, kept: Tensor, turned: Tensor | None, rng: Rng) -> Tensor:
         """Latents (n, C, h, w) of what ``rows`` gave, of the mirror image where ``turned`` (n,) says so."""
