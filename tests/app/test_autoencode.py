@@ -194,7 +194,7 @@ def test_bad_input_is_one_clear_line(data, trained, latent, tmp_path, capsys):
         "is a diffusion model, no autoencoder": [data, "--latent", latent],
         "first the one, then": [data, "--latent", trained, "--autoencoder"],
         "no such model": [data, "--latent", tmp_path / "none"],
-        "that autoencoder is of RGBA pictures (4 channels, 8 bits), the data are RGB (3, 8)": [grey, "--latent", trained],
+        "is of RGBA pictures (4 channels, 8 bits), the data are RGB (3, 8)": [grey, "--latent", trained],
         "of pictures of 16 x 16, the data are 20 x 20": [large, "--latent", trained],
         "folds by 4; give a multiple, as --size 20": [large, "--latent", trained, "--size", 18],
         "of an autoencoder; to train one again add --autoencoder": [data, "--recipe", trained / "recipe.toml"],

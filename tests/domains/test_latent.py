@@ -84,7 +84,7 @@ def test_records_and_shapes_are_the_pictures_own(mode):
 def test_sizes_and_scales_that_do_not_fit_are_refused():
     net = ConvAutoencoder(1, 4, 4, width=8)
     image = Image([8, 8], "L")
-    with pytest.raises(KakusanError, match="folds by 4; give a multiple, as --size 8"):
+    with pytest.raises(KakusanError, match="folds by 4; give a multiple, as --size 12"):
         Latent(Image([9, 9], "L"), net)
     with pytest.raises(KakusanError, match="folds by 4"):
         Latent(image, net).blank(1, size=10)

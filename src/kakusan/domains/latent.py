@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -57,7 +58,7 @@ class Latent(Domain, nn.Module):
         """(C, *S) of the latent of a sample whose sides are ``size`` (the domain's own where that is empty)."""
         factor, sides = self.autoencoder.factor, tuple(size or getattr(self.domain, "size", ()))
         if any(n % factor or not n for n in sides):
-            near = factor * max(1, round(max(sides) / factor))
+            near = factor * math.ceil(max(1, *sides) / factor)
             said = " x ".join(map(str, reversed(sides)))
             raise KakusanError(f"size {said}: this autoencoder folds by {factor}; give a multiple, as --size {near}")
         return (self.autoencoder.latent, *(n // factor for n in sides))

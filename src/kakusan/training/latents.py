@@ -51,7 +51,7 @@ class Latents:
             if self._moments is None:
                 made = torch.empty(len(self.pixels), *self.shape, dtype=torch.float16)
                 for first in range(0, len(made), PIECE):
-                    made[first : first + PIECE] = self._encoded(self.pixels[first : first + PIECE])
+                    made[first : first + PIECE] = self._encoded(np.array(self.pixels[first : first + PIECE]))
                     tell(min(first + PIECE, len(made)), len(made))
                 self._moments = made
             return self._moments

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from kakusan.catalog import build
 from kakusan.core.batch import Batch
-from kakusan.core.model import Encoder, Model
+from kakusan.core.model import Model
 from kakusan.core.objective import Objective
 from kakusan.core.rng import Rng
 from kakusan.part import Spec
@@ -278,10 +279,11 @@ def _figures(facts: Facts, tree: dict[str, Any], timing: dict[str, Any]) -> dict
 
 
 def _beside(tree: dict[str, Any]) -> int:
-    """Parameters of the encoders."""
+    """Parameters of the encoders, and of an autoencoder that the model carries."""
     with torch.device("meta"):
-        encoders = [build(spec, f"model.encoders.{name}") for name, spec in tree["model"].get("encoders", {}).items()]
-    return sum(p.numel() for encoder in encoders if isinstance(encoder, Encoder) for p in encoder.parameters())
+        parts = [build(spec, f"model.encoders.{name}") for name, spec in tree["model"].get("encoders", {}).items()]
+        parts.append(build(tree["model"]["domain"], "model.domain"))
+    return sum(p.numel() for part in parts if isinstance(part, nn.Module) for p in part.parameters())
 
 
 def _warnings(facts: Facts, timing: dict[str, Any]) -> list[str]:
