@@ -32,6 +32,7 @@ EXAMPLES = {
     "guide/interval": {"guide": {"kind": "guide/classifier-free"}, "process": {"kind": "process/ve"}},
     "net/unet": {"channels": 1, "width": 16, "mults": [1, 2], "attention": [1], "blocks": 1, "vector": 8},
     "net/dit": {"channels": 1, "width": 16, "depth": 1, "heads": 2, "vector": 8},
+    "net/autoencoder": {"channels": 1, "latent": 4, "width": 8},
     "gan/generator": {"channels": 1, "size": [8, 8], "widths": [8], "blocks": 1, "unshuffle": 2, "classes": 3},
     "gan/discriminator": {"channels": 1, "size": [8, 8], "widths": [8], "blocks": 1, "unshuffle": 2, "classes": 3},
     "gan/dc-generator": {"channels": 1, "size": [8, 8], "widths": [8], "classes": 3},
@@ -56,6 +57,12 @@ EXAMPLES["model"] = {
     "domain": {"kind": "domain/image", **EXAMPLES["domain/image"]},
     "encoders": {"label": {"kind": "condition/label", **EXAMPLES["condition/label"]}},
     "defaults": {"solver": {"kind": "solver/dpm2m"}, "steps": 20, "guidance": 1.5},
+}
+EXAMPLES["domain/latent"] = {
+    "domain": {"kind": "domain/image", **EXAMPLES["domain/image"]},
+    "autoencoder": {"kind": "net/autoencoder", **EXAMPLES["net/autoencoder"]},
+    "mean": [0.0, 1.0, -1.0, 0.5],
+    "std": [1.0, 2.0, 3.0, 0.5],
 }
 EXAMPLES["training"] = {
     "objective": {"kind": "objective/denoising", **EXAMPLES["objective/denoising"]},
@@ -100,7 +107,7 @@ def test_docstrings_say_what_it_is(kind):
     assert find(kind).__dict__.get("__doc__"), f"{kind} has no docstring of its own"
 
 
-@pytest.mark.parametrize("kind", sorted(k for k in CATALOG if k.split("/")[0] in MODULES))
+@pytest.mark.parametrize("kind", sorted(k for k in CATALOG if k.split("/")[0] in MODULES or k == "domain/latent"))
 def test_modules_build_on_meta_and_keep_their_tensors(kind):
     """What a checkpoint does: shapes are known before anything is allocated."""
     with torch.device("meta"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kakusan.app import sheet
-from kakusan.app.editing import Edited, Wanted, draw, edited, model_domain
+from kakusan.app.editing import Edited, Wanted, diffused, draw, edited, model_domain
 from kakusan.app.layout import lay_out
 from kakusan.core.guide import Denoise
 from kakusan.core.process import cast
@@ -77,7 +77,7 @@ def blend(
         done += len(x)
         return f, rows, times
 
-    drawn = draw(loaded, request, tuple(seen[0].shape), work, between)
+    drawn = draw(loaded, request, tuple(latents[0].shape), work, between)
     inputs = dict(zip(("first", "second"), canvases, strict=True))
     canvas = canvases[0]
     options = {"frames": frames, "resize": resize}
@@ -90,16 +90,16 @@ def blend(
 
 def _inverted(loaded: Loaded, seen: Tensor, ends: Wanted) -> tuple[Tensor, list[Tensor]]:
     """The noise (2, C, h, w) of two pictures, and what the sampler makes of it."""
-    process = loaded.model.denoiser.process
+    process, clean = loaded.model.denoiser.process, diffused(loaded, seen)
     found: list[Tensor] = []
 
     def work(f: Denoise, x: Tensor, times: Tensor) -> tuple[Denoise, Tensor, Tensor]:
         rising = times[:-1].flip(0)
-        low = seen.to(x) * cast(process.scales(rising[0])[0], x)
+        low = clean.to(x) * cast(process.scales(rising[0])[0], x)
         found.append(invert(f, low, rising, process, REFINE))
         return f, found[0], times
 
-    again = draw(loaded, ends.request(loaded), tuple(seen.shape[1:]), work, ends)
+    again = draw(loaded, ends.request(loaded), tuple(clean.shape[1:]), work, ends)
     return found[0].cpu(), again
 
 

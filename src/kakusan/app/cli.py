@@ -81,6 +81,10 @@ def train(
     ] = None,
     device: Device = "auto",
     start: Annotated[str | None, Parameter("--from", help="A model whose weights to start from.")] = None,
+    autoencoder: Annotated[
+        bool, Parameter(show_default=False, help="Train an autoencoder of the pictures, for --latent.")
+    ] = False,
+    latent: Annotated[str | None, Parameter(help="An autoencoder's run or file: diffuse in its latent.")] = None,
     json: Json = False,
 ) -> Outcome:
     """Train a model on your pictures, within a time; ends with the path of model.safetensors."""
@@ -98,7 +102,7 @@ def train(
         done = facade.train(
             data, minutes=minutes, steps=steps, out=out, recipe=recipe, overrides=list(overrides), labels=labels,
             captions=captions, fit=fit, flip=flip, size=size, seed=seed, device=device, start=start,
-            progress=progress,
+            autoencoder=autoencoder, latent=latent, progress=progress,
         )  # fmt: skip
         return _trained(done, progress)
 

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from kakusan.app import branches, sampler, sheet
 from kakusan.app.sampler import Edit, Request
 from kakusan.domains.canvas import Canvas
 from kakusan.domains.image import Image
+from kakusan.domains.latent import seen
 from kakusan.part import KakusanError
 
 if TYPE_CHECKING:
     from kakusan.app.loaded import Asked, Loaded, Report
 
-__all__ = ["Edited", "Wanted", "draw", "edited", "model_domain", "save_edits"]
+__all__ = ["Edited", "Wanted", "diffused", "draw", "edited", "model_domain", "save_edits", "window"]
 
 GRADIENTS = 4  # times the memory of an evaluation that is also differentiated
 
@@ -103,10 +105,23 @@ class Edited:
 
 
 def model_domain(loaded: Loaded) -> Image:
-    """The model's domain, which has to be pictures."""
-    if not isinstance(loaded.domain, Image):
-        raise KakusanError(f"this model makes {loaded.domain.kind.split('/')[-1]}s; pictures can be edited with others")
-    return loaded.domain
+    """What the model draws, which has to be pictures."""
+    domain = seen(loaded.domain)
+    if not isinstance(domain, Image):
+        raise KakusanError(f"this model makes {domain.kind.split('/')[-1]}s; pictures can be edited with others")
+    return domain
+
+
+def diffused(loaded: Loaded, x: Tensor) -> Tensor:
+    """Pictures (B, C, h, w) as what the model diffuses: themselves, or their latents."""
+    with torch.no_grad():
+        return loaded.domain.encode(x).cpu()
+
+
+def window(loaded: Loaded) -> tuple[int, int]:
+    """The model's own size, (H, W) of what it diffuses."""
+    height, width = loaded.domain.blank(1)[0][1:]
+    return height, width
 
 
 def draw(

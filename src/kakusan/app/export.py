@@ -17,6 +17,7 @@ from kakusan.core.grid import Grid
 from kakusan.core.guide import Autoguidance, ClassifierFree, Guide, Plain
 from kakusan.core.model import Model
 from kakusan.core.solver import Solver
+from kakusan.domains.latent import Latent
 from kakusan.part import KakusanError
 from kakusan.runtime import export as runtime
 from kakusan.runtime.export import Branch, Exported, Sampling
@@ -45,6 +46,10 @@ def export(
         raise KakusanError(f"--format {format!r} is not known; choose one of: {', '.join(known)}")
     with progress or Progress() as shown:
         loaded = load(model, "cpu")
+        if isinstance(loaded.domain, Latent):
+            raise KakusanError(
+                f"{model}: diffuses in a latent, and exports do not hold its decoder yet; kakusan sample draws with it"
+            )
         grown = (size, size) if size is not None else None
         request = Request(
             seeds=[0], steps=steps, solver=solver, guidance=guidance, autoguidance=autoguidance, eta=eta, size=grown

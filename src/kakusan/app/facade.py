@@ -18,6 +18,7 @@ import torch
 from kakusan.app import chronicle, doctor, rundir, runpage, sheet
 from kakusan.app import recipe as recipes
 from kakusan.app.chronicle import Budget, Chronicle
+from kakusan.app.latent import read_latent
 from kakusan.app.loaded import Loaded, Sample, load, pick_device
 from kakusan.app.project import Project, open_project
 from kakusan.app.rundir import RunDir
@@ -27,6 +28,7 @@ from kakusan.app.show import Progress, size
 from kakusan.catalog import build
 from kakusan.checkpoint import load_model, read_info, save_model
 from kakusan.core.model import Model
+from kakusan.domains.latent import Latent
 from kakusan.evaluation.health import Finding, diagnose, reference_stats
 from kakusan.evaluation.memorisation import Copying, copies
 from kakusan.files import write_json
@@ -82,25 +84,40 @@ def train(
     device: str = "auto",
     start: str | Path | None = None,
     snapshots: bool = False,
+    autoencoder: bool = False,
+    latent: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if there are no ``steps`` either).
 
     Pictures with captions give a model that draws from words; ``captions="none"`` leaves them unread. ``recipe`` (a
     TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another model's weights;
-    ``snapshots`` keeps the averaged model of every preview point. In each of several processes (torchrun, Ray Train)
-    it does that process's part.
+    ``snapshots`` keeps the averaged model of every preview point. ``autoencoder`` trains one of the pictures, and
+    ``latent`` (its run or file) a model in its latent, which then carries it. In each of several processes (torchrun,
+    Ray Train) it does that process's part.
     """
     begun = readings()
+    if autoencoder and latent is not None:
+        raise KakusanError(f"--autoencoder and --latent {latent}: first the one, then a model trained in its latent")
     with join() as ranks, progress or Progress() as given_progress:
         shown = _shown(given_progress, ranks)
         chosen = pick_device(ranks.device(device))
+        through = None if latent is None else read_latent(latent, chosen)
         given = {"labels": labels, "captions": captions, "fit": fit, "flip": flip, "size": size}
         written = _written(recipe, overrides)
         settings = written.get("data", {}) | {k: v for k, v in given.items() if v is not None} | {"path": str(data)}
+        own = written.get("model") or {}
+        if own.get("kind") == Latent.kind and not autoencoder:
+            raise KakusanError(f"--recipe {recipe}: is of an autoencoder; to train one again add --autoencoder")
         run = RunDir(Path(ranks.lead(lambda: str(rundir.fresh(out, data).path))))
         try:
-            project = _opened(settings, shown, (written.get("model") or {}).get("domain"), ranks)
+            if autoencoder:
+                from kakusan.app import autoencode
+
+                project = _opened(settings | autoencode.SETTINGS, shown, own.get("domain"), ranks)
+                wanted = _wanted(minutes, steps, seed)
+                return autoencode.begin(run, project, written, overrides, wanted, start, chosen, shown, begun, ranks)
+            project = _opened(settings, shown, own.get("domain") if through is None else None, ranks, through)
             tree = ranks.lead(
                 lambda: _planned(project, written, overrides, minutes, steps, seed, start, chosen, shown, ranks)
             )
@@ -116,6 +133,9 @@ def train(
             recipes.write(run.recipe, tree, note)
             about = {"device": str(chosen), "data": project.cache.fingerprint, "from": str(start) if start else None}
             about |= {"snapshots": snapshots}
+            if through is not None:
+                hash_ = save_model(run.autoencoder, project.diffused, {"from": str(latent)})
+                about |= {"latent": {"from": str(latent), "hash": hash_}}
             write_json(run.environment, rundir.environment() | about | {"processes": ranks.world})
         return go(run, project, tree, chosen, shown, False, begun, start, ranks, snapshots)
 
@@ -125,12 +145,19 @@ def _shown(progress: Progress, ranks: Ranks) -> Progress:
     return progress if ranks.first else Progress(stream=io.StringIO(), quiet=True, live=False)
 
 
-def _opened(settings: Tree, shown: Progress, domain: Tree | None, ranks: Ranks) -> Project:
+def _opened(
+    settings: Tree, shown: Progress, domain: Tree | None, ranks: Ranks, latent: Latent | None = None
+) -> Project:
     """The data, decoded once on each machine, and the same in every process."""
-    project = ranks.in_turn(lambda: open_project(settings, shown, domain))
+    project = ranks.in_turn(lambda: open_project(settings, shown, domain, latent))
     ranks.same(
         hashlib.sha256(np.asarray(project.cache.hashes).tobytes()).hexdigest(), f"the data in {settings['path']}"
     )
+    if project.latents is not None and project.latents.kept:
+        if len(project.cache) > 2000:
+            shown.start(len(project.cache), "encoding", "picture")
+        project.latents.prepare(lambda done, of: shown.update(done, of))
+        shown.stop()
     return project
 
 
@@ -156,9 +183,7 @@ def _planned(
     """The run's whole recipe: the plan from data, time and machine, under the user's recipe, under overrides."""
     late = [o for o in overrides if not o.startswith("data.")]
     base = _continued(project, start) if start is not None else {}
-    wanted = {k: v for k, v in (("minutes", minutes), ("steps", steps), ("seed", seed)) if v is not None}
-    if minutes is not None and steps is not None:
-        raise KakusanError(f"--minutes {minutes:g} and --steps {steps}: give one of the two")
+    wanted = _wanted(minutes, steps, seed)
 
     def overlay(tree: Tree) -> Tree:
         over = {k: v for k, v in written.items() if k != "data"}
@@ -167,7 +192,7 @@ def _planned(
         if "steps" in wanted or "minutes" in wanted:
             tree["training"] |= {"steps": None, "minutes": None}
         tree["training"] |= wanted
-        tree["model"]["domain"] = project.domain.spec()
+        tree["model"]["domain"] = project.diffused.spec()
         tree = recipes.fit_ports(recipes.override(tree, late))
         if tree["training"].get("steps") is not None and minutes is None:
             tree["training"]["minutes"] = None
@@ -194,6 +219,13 @@ def _planned(
     return tree
 
 
+def _wanted(minutes: float | None, steps: int | None, seed: int | None) -> Tree:
+    """What of a run's settings was asked for by name."""
+    if minutes is not None and steps is not None:
+        raise KakusanError(f"--minutes {minutes:g} and --steps {steps}: give one of the two")
+    return {k: v for k, v in (("minutes", minutes), ("steps", steps), ("seed", seed)) if v is not None}
+
+
 def _same_classes(project: Project, tree: Tree) -> None:
     """A recipe may name the classes; they have to be those of the data."""
     named = tree["model"].get("encoders", {}).get("label", {}).get("classes")
@@ -208,11 +240,15 @@ def _continued(project: Project, start: str | Path) -> Tree:
     """The model to start from, as a tree, its data facts checked against the new data."""
     about = read_info(rundir.find_model(start))
     spec = about["spec"]
+    if "denoiser" not in spec:
+        raise KakusanError(f"--from {start}: holds a {spec.get('kind')!r}, not a model to go on from")
     channels = spec["denoiser"]["net"].get("channels")
-    if channels != project.domain.channels:
+    if channels != project.facts.shape[0]:
         raise KakusanError(
             f"--from {start}: that model has {channels} channels, "
-            f"the data {project.domain.channels} ({project.domain.mode})"
+            f"the data {project.facts.shape[0]} ({project.domain.mode}"
+            + ("" if project.latents is None else ", in the autoencoder's latent")
+            + ")"
         )
     net = {**spec["denoiser"]["net"], "vector": project.facts.vector}
     model: Tree = {"denoiser": {**spec["denoiser"], "net": net}}
@@ -230,7 +266,8 @@ def _show_plan(project: Project, tree: Tree, made: plan.Plan, shown: Progress) -
         + f"{project.domain.width} x {project.domain.height} {project.domain.mode}"
         + (f", {len(project.facts.classes)} classes" if project.facts.classes else "")
         + (f", {captions:,} with captions" if captions else "")
-        + (f"; {len(project.held):,} held out" if project.held is not None else ""),
+        + (f"; {len(project.held):,} held out" if project.held is not None else "")
+        + ("" if project.latents is None else f"; in a latent of {' x '.join(map(str, project.facts.shape))}"),
         "network": f"{net['kind'].split('/')[1]}, {f['parameters'] / 1e6:.2f}M parameters",
         "training": f"batch {tree['training']['batch']}, {tree['training']['optim']['kind'].split('/')[1]}"
         + (", augmented (told to the network, so it does not leak)" if project.augment else ""),
@@ -261,7 +298,14 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
         if finished:
             return _longer(folder, tree, minutes or 0, shown)
         device = pick_device(ranks.device(str(about.get("device", "auto"))))
-        project = _opened(tree["data"], shown, tree["model"]["domain"], ranks)
+        if about.get("autoencoder"):
+            from kakusan.app import autoencode
+
+            project = _opened(tree["data"], shown, tree["model"]["domain"], ranks)
+            ranks.lead(lambda: same_data(folder, tree, about, project))
+            return autoencode.go(folder, project, tree, device, shown, True, begun, about.get("from"), ranks)
+        latent = read_latent(folder.autoencoder, device) if about.get("latent") else None
+        project = _opened(tree["data"], shown, tree["model"]["domain"], ranks, latent)
         ranks.lead(lambda: same_data(folder, tree, about, project))
         return go(
             folder, project, tree, device, shown, True, begun, about.get("from"), ranks, bool(about.get("snapshots"))
@@ -301,9 +345,11 @@ def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trai
     data = {k: tree["data"].get(k) for k in ("labels", "captions", "fit", "flip", "size")}
     fields = tree["data"].get("fields")
     again = [f"data.fields={fields}"] if fields else []
+    about = _environment(folder)
     return train(
-        tree["data"]["path"], minutes=minutes, out=out, start=folder.path, progress=shown, overrides=again, **data
-    )
+        tree["data"]["path"], minutes=minutes, out=out, start=folder.path, progress=shown, overrides=again,
+        autoencoder=bool(about.get("autoencoder")), latent=folder.autoencoder if about.get("latent") else None, **data,
+    )  # fmt: skip
 
 
 def _environment(folder: RunDir) -> dict[str, Any]:
@@ -340,6 +386,9 @@ def go(
     begins = not (run.path / "state").exists()  # else the state has what became of the weights it began from
     if start is not None and ranks.first and begins:
         _take_weights(model, start, shown)
+    if project.latents is not None:  # the one that encoded the data, wherever the other weights came from
+        assert isinstance(model.domain, Latent)
+        model.domain.load_state_dict(project.latents.latent.state_dict())
     captions = project.captions(model)
     if captions is not None:
         _read(captions, shown)
@@ -410,7 +459,7 @@ def _finish(
 ) -> Trained:  # fmt: skip
     """The model file, then what shows the model: asked to stop there, the file is whole and the rest is for later."""
     reference = reference_stats(project.some(256))
-    summary = _summary(project, training, result, hooks)
+    summary = summarised(project, training, result, hooks)
     info = {
         "data": {
             "fingerprint": project.cache.fingerprint,
@@ -448,10 +497,13 @@ def _unreported(run: RunDir, shown: Progress) -> Trained:
     return Trained(run.path, run.model, None, True)
 
 
-def _summary(project: Project, training: Training, result: Result, hooks: Chronicle) -> dict[str, Any]:
+def summarised(project: Project, training: Training, result: Result, hooks: Chronicle) -> dict[str, Any]:
+    """What a training was, for the model's file and the report; parameters are those that it moved."""
     seen = result.step * training.batch
     return {
-        "parameters": sum(p.numel() for n, p in result.model.named_parameters() if not n.startswith("weak.")),
+        "parameters": sum(
+            p.numel() for n, p in result.model.named_parameters() if not n.startswith(("weak.", "domain."))
+        ),
         "steps": result.step,
         "seconds": round(result.seconds, 1),
         "minutes": round(result.seconds / 60, 2),

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
+from torch.nn import functional
 
-from kakusan.app.editing import GRADIENTS, Edited, Wanted, draw, edited, model_domain
+from kakusan.app.editing import GRADIENTS, Edited, Wanted, diffused, draw, edited, model_domain, window
 from kakusan.app.layout import Layout, lay_out
 from kakusan.app.sampler import Edit
 from kakusan.core import constrain, grid
@@ -15,6 +16,7 @@ from kakusan.core.guide import Denoise
 from kakusan.core.process import Process
 from kakusan.core.windows import windows
 from kakusan.domains.canvas import Canvas, Source, feathered, open_canvas, open_mask
+from kakusan.domains.latent import Latent
 from kakusan.part import KakusanError
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def inpaint(
     ``route``: "posterior" (the denoiser's own covariance decides what the known pixels say of the others; not with
     guidance) or "replace" (RePaint); None takes the first that is possible. Each step is taken ``resample`` times.
     ``feather`` softens the mask over so many pixels inside its border; ``invert`` repaints what is black. ``tile``
-    works at the picture's scale, ``resize`` at the model's.
+    works at the picture's scale, ``resize`` at the model's. A model that diffuses in a latent fills by "replace": it
+    knows the places of the latent all of whose pixels are known.
     """
     wanted = (wanted or Wanted()).unguided()
     canvas = open_canvas(image)
@@ -127,9 +130,12 @@ def constrained(
 def _route(loaded: Loaded, wanted: Wanted, route: str | None, resample: int | None) -> dict[str, Any]:
     """The way to fill and how often each step is taken, chosen where that was left open."""
     guided = wanted.guided(loaded)
-    chosen = route or ("replace" if guided else "posterior")
+    latent = isinstance(loaded.domain, Latent)
+    chosen = route or ("replace" if guided or latent else "posterior")
     if chosen not in ROUTES:
         raise KakusanError(f"route={chosen!r} is not known; choose one of: {', '.join(ROUTES)}")
+    if chosen == "posterior" and latent:
+        raise KakusanError("route='posterior' needs a model of pixels, this one diffuses in a latent: --route replace")
     if chosen == "posterior" and guided:
         raise KakusanError("route='posterior' works without guidance: leave --guidance at 1, or use --route replace")
     if resample is not None and resample < 1:
@@ -155,7 +161,10 @@ def _filled(
     if placed.windows > 1:
         notes = [*notes, f"painting in {placed.windows} overlapping windows"]
     process = loaded.model.denoiser.process
-    edit = constrained(process, domain.size, known, unknown, options["route"], int(options["resample"]))
+    if isinstance(loaded.domain, Latent):  # a place of the latent is known where all of its pixels are
+        known, factor = diffused(loaded, known[None])[0], loaded.domain.autoencoder.factor
+        unknown = functional.max_pool2d(unknown, factor)
+    edit = constrained(process, window(loaded), known, unknown, options["route"], int(options["resample"]))
     heavy = GRADIENTS if options["route"] == "posterior" else 1
     drawn = draw(loaded, request, tuple(known.shape), edit, wanted, heavy * placed.windows)
     paint = [canvas.painted(domain, placed.placed(seen, x)) for x in drawn]

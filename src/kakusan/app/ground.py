@@ -10,9 +10,10 @@ import numpy as np
 
 from kakusan.app import measured, modeldata
 from kakusan.app.loaded import Loaded, Sample, load
-from kakusan.app.project import Project, open_project
+from kakusan.app.project import Project, project_of
 from kakusan.app.reference import Features, Reference, classifier_of, extractor_of, reference_of
 from kakusan.app.show import Progress
+from kakusan.domains.latent import Latent
 from kakusan.evaluation.classifier import Classifier
 from kakusan.evaluation.features import Extractor, features_cached, from_function
 from kakusan.evaluation.stamp import Stamp
@@ -64,7 +65,7 @@ def ground_of(file: Path, task: Task, shown: Progress) -> Ground:
     seen = trained is not None and modeldata.same(project, loaded)
     if trained is not None and seen:  # the same pictures held out as in the run
         settings = project.settings | {k: trained.settings[k] for k in ("held_out", "flip")}
-        project = open_project(settings, shown, loaded.domain.spec())
+        project = project_of(loaded.domain, settings, shown)
     real = reference_of(project, shown, seen)
     shown.note(f"comparing with {len(real.pictures):,} real pictures: {real.words}")
     known = None
@@ -73,6 +74,8 @@ def ground_of(file: Path, task: Task, shown: Progress) -> Ground:
         known = classifier_of(project, shown)
     elif loaded.classes:
         shown.note("the pictures have no labels: no figures by class")
+    if task.likelihood and isinstance(loaded.domain, Latent):
+        shown.note(f"{file}: diffuses in a latent, of which a likelihood of pictures does not follow: none is given")
     if PROMPT in loaded.model.encoders:
         shown.note(f"{file}: reads words; it is judged by samples drawn without a prompt")
     extract = _extractor(task, project, known, shown)

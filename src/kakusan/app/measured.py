@@ -13,6 +13,7 @@ from kakusan.app.loaded import Loaded
 from kakusan.app.project import Project
 from kakusan.app.reference import Reference
 from kakusan.core.batch import Batch
+from kakusan.domains.latent import Latent
 from kakusan.evaluation import distances, labels
 from kakusan.evaluation.classifier import Classifier
 from kakusan.evaluation.kernel import kernel_distance_interval
@@ -77,6 +78,8 @@ def likelihood(
 
     None when asked to stop on the way, or for models of which it has no meaning.
     """
+    if isinstance(loaded.domain, Latent):
+        return None
     model, spacing = loaded.model, level_spacing(loaded.model)
     rows = _spread(len(unseen), LIKELY)
     x, inputs = _given(loaded, unseen, rows)

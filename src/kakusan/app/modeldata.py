@@ -7,10 +7,11 @@ from typing import Any
 
 from kakusan.app import recipe as recipes
 from kakusan.app.loaded import Loaded
-from kakusan.app.project import Project, open_project
+from kakusan.app.project import Project, project_of
 from kakusan.app.reference import judgeable
 from kakusan.app.show import Progress
 from kakusan.domains.image import Image
+from kakusan.domains.latent import seen
 from kakusan.part import KakusanError
 from kakusan.training.captions import PROMPT
 from kakusan.training.source import open_source
@@ -22,7 +23,7 @@ Tree = dict[str, Any]
 
 def opened(loaded: Loaded, data: str, labels: str, shown: Progress) -> tuple[Project, str]:
     """The data at the model's size, and in words what was done to bring it there (empty where nothing was)."""
-    domain = loaded.domain
+    domain = seen(loaded.domain)
     if not isinstance(domain, Image):
         raise KakusanError(
             f"{loaded.path}: its samples are {domain.kind}, no pictures; kakusan evaluate judges pictures"
@@ -50,7 +51,7 @@ def opened(loaded: Loaded, data: str, labels: str, shown: Progress) -> tuple[Pro
         shown.note(f"{data}: pictures of other sizes are brought to the model's ({words.strip(' ;')})")
     settings = {"path": data, "labels": labels if loaded.classes or labels != "auto" else "none", "fit": domain.how}
     settings["captions"] = "auto" if PROMPT in loaded.model.encoders else "none"
-    project = open_project(settings, shown, domain.spec())
+    project = project_of(loaded.domain, settings, shown)
     judgeable(project, "evaluate")
     return project, words
 
@@ -76,7 +77,7 @@ def trained_on(loaded: Loaded, project: Project, named: str | None, shown: Progr
             f"{project.settings['path']} is not what the model was trained on; name that with --trained-on DATA",
         )
     try:
-        found = open_project(recorded, shown, loaded.domain.spec())
+        found = project_of(loaded.domain, recorded, shown)
     except (KakusanError, OSError) as error:
         if named is not None:
             raise

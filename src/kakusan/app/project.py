@@ -16,17 +16,20 @@ from kakusan.conditions.words import learn
 from kakusan.core.batch import Batch
 from kakusan.core.model import Model
 from kakusan.domains.augment import Affine
+from kakusan.domains.domain import Domain
 from kakusan.domains.image import Image
+from kakusan.domains.latent import Latent, seen
 from kakusan.part import KakusanError
 from kakusan.training.cache import Cache, build_cache
 from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.data import Batches, Dataset
 from kakusan.training.feed import on_device
+from kakusan.training.latents import Latents
 from kakusan.training.plan import Facts
 from kakusan.training.source import Source, open_source
 from kakusan.training.watch import HeldOut
 
-__all__ = ["DATA", "SMALL", "Project", "open_project"]
+__all__ = ["DATA", "SMALL", "Project", "open_project", "project_of"]
 
 SMALL = 5000  # pictures; below this they are augmented
 HELD = 1024  # pictures kept aside, at most
@@ -55,14 +58,20 @@ class Project:
     train: Dataset
     held: Dataset | None
     augment: Affine | None
+    latents: Latents | None = None  # where it is trained in an autoencoder's latent
+
+    @property
+    def diffused(self) -> Image | Latent:
+        """The domain that a model of these data has: the pictures', or the latent they are seen through."""
+        return self.domain if self.latents is None else self.latents.latent
 
     @cached_property
     def facts(self) -> Facts:
         return Facts(
             count=len(self.train),
-            shape=(self.domain.channels, *self.domain.size),
-            sigma_data=self.domain.sigma_data,
-            domain=self.domain.spec(),
+            shape=self.diffused.blank(1)[0],
+            sigma_data=self.diffused.sigma_data,
+            domain=self.diffused.spec(),
             classes=list(self.train.classes) if self.train.labels is not None else [],
             called=self.source.called,
             augment=Affine.parameters if self.augment else 0,
@@ -117,7 +126,7 @@ class Project:
         flip = bool(self.settings["flip"])
         return Batches(
             self.train, self.domain, batch, seed, flip, self.augment, device=device, rank=rank, world=world,
-            ahead=ahead, reference=reference, captions=captions,
+            ahead=ahead, reference=reference, captions=captions, latents=self.latents,
         )  # fmt: skip
 
     def held_out(
@@ -129,7 +138,9 @@ class Project:
         size = max(1, min(batch, len(self.held)) // world) * world
         twins = self.train.subset(_spread(len(self.train), len(self.held)))
         made = [
-            Batches(part, self.domain, size, seed, rank=rank, world=world, ahead=0, captions=captions)
+            Batches(
+                part, self.domain, size, seed, rank=rank, world=world, ahead=0, captions=captions, latents=self.latents
+            )
             for part in (self.held, twins)
         ]
         return HeldOut(made[0], made[1], max(1, len(self.held) // size))
@@ -139,9 +150,9 @@ class Project:
         part = self.held if held and self.held is not None else self.train
         return self.domain.floats(part.rows(_spread(len(part), count)))
 
-    def sample_batch(self, batch: int, device: torch.device, model: Model) -> Batch:
-        """One training batch for a model on the device, for timing."""
-        batches = self.batches(batch, 0, device, captions=self.captions(model))
+    def sample_batch(self, batch: int, device: torch.device, model: Model | None = None) -> Batch:
+        """One training batch for a model on the device, for timing; without one, of pictures alone."""
+        batches = self.batches(batch, 0, device, captions=None if model is None else self.captions(model))
         try:
             return on_device(batches.at(0), device)
         finally:
@@ -168,8 +179,14 @@ def _spread(total: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.int64))
 
 
-def open_project(settings: dict[str, Any], progress: Progress, domain: dict[str, Any] | None = None) -> Project:
-    """Read the data of a run; ``domain`` (a spec) is used instead of one fitted to the data, as in resume."""
+def open_project(
+    settings: dict[str, Any], progress: Progress, domain: dict[str, Any] | None = None, latent: Latent | None = None
+) -> Project:
+    """Read the data of a run; ``domain`` (a spec) is used instead of one fitted to the data, as in resume.
+
+    ``latent``: what the pictures are seen through; they have to be of its kind, and of its size unless another is
+    asked for.
+    """
     chosen = DATA | settings
     unknown = sorted(set(chosen) - set(DATA))
     if unknown:
@@ -184,8 +201,13 @@ def open_project(settings: dict[str, Any], progress: Progress, domain: dict[str,
     _tell_captions(source, progress)
     if domain is None:
         fitted = Image.fit(source.sample(512), size=chosen["size"], fit=chosen["fit"])
+        if latent is not None:
+            latent = _fitting(latent, fitted, chosen)
+            fitted = _pictures(latent)
     else:
-        built = build(domain, "model.domain")
+        built = _pictures(latent) if latent is not None else build(domain, "model.domain")
+        if isinstance(built, Latent):
+            raise KakusanError("model.domain is an autoencoder's latent: name its file, --latent RUN_OR_FILE")
         if not isinstance(built, Image):
             raise KakusanError(f"model.domain is {built.kind!r}; this version trains pictures (domain/image)")
         fitted = built
@@ -194,7 +216,39 @@ def open_project(settings: dict[str, Any], progress: Progress, domain: dict[str,
     train, held = _split(data, chosen["held_out"])
     small = len(train) < SMALL if chosen["augment"] is None else bool(chosen["augment"])
     augment = Affine(transparent=fitted.mode == "RGBA") if small else None
-    return Project(chosen, source, fitted, cache, train, held, augment)
+    latents = None
+    if latent is not None:
+        latents = Latents(latent, fitted, cache.pixels, bool(chosen["flip"]), keep=augment is None)
+    return Project(chosen, source, fitted, cache, train, held, augment, latents)
+
+
+def project_of(domain: Domain, settings: dict[str, Any], progress: Progress) -> Project:
+    """The data as a model of this domain has them."""
+    return open_project(settings, progress, seen(domain).spec(), domain if isinstance(domain, Latent) else None)
+
+
+def _pictures(latent: Latent) -> Image:
+    """The pictures that a latent is of."""
+    if not isinstance(latent.domain, Image):
+        raise KakusanError(f"the autoencoder is one of {latent.domain.kind}; this version trains pictures")
+    return latent.domain
+
+
+def _fitting(latent: Latent, fitted: Image, chosen: dict[str, Any]) -> Latent:
+    """The latent for the data at hand; refused where it was trained on pictures of another kind or size."""
+    own = _pictures(latent)
+    if (own.mode, own.channels, own.depth) != (fitted.mode, fitted.channels, fitted.depth):
+        raise KakusanError(
+            f"--latent: that autoencoder is of {own.mode} pictures ({own.channels} channels, {own.depth} bits), the "
+            f"data are {fitted.mode} ({fitted.channels}, {fitted.depth}): train one on them with --autoencoder"
+        )
+    if fitted.size != own.size and chosen["size"] is None:
+        theirs, ours = (f"{d.width} x {d.height}" for d in (fitted, own))
+        raise KakusanError(
+            f"--latent: that autoencoder is of pictures of {ours}, the data are {theirs}: bring them to its size with "
+            f"--size {min(own.size)}, or train one on them with --autoencoder"
+        )
+    return latent.replace(domain=own.replace(size=list(fitted.size), fit=chosen["fit"]))
 
 
 def _tell_captions(source: Source, progress: Progress) -> None:

@@ -20,6 +20,7 @@ SECTIONS = ("data", "model", "training")
 _LIMIT = 1 << 20  # bytes
 _SHORT = {
     "denoiser": "model.denoiser",
+    "autoencoder": "model.autoencoder",
     "domain": "model.domain",
     "encoders": "model.encoders",
     "defaults": "model.defaults",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kakusan.app.editing import GRADIENTS, Edited, Wanted, draw, edited, model_domain
+from kakusan.app.editing import GRADIENTS, Edited, Wanted, diffused, draw, edited, model_domain, window
 from kakusan.app.fill import NOISE, ROUNDS
 from kakusan.app.layout import Layout, lay_out
 from kakusan.app.sampler import Edit
@@ -19,6 +19,7 @@ from kakusan.core.process import Process, cast
 from kakusan.core.windows import windows
 from kakusan.domains.canvas import Canvas, Source, open_canvas
 from kakusan.domains.image import Image
+from kakusan.domains.latent import Latent
 from kakusan.part import KakusanError
 
 if TYPE_CHECKING:
@@ -78,8 +79,9 @@ def edit(
         placed = lay_out(canvas.size, domain.size, tile, resize)
         seen = canvas.seen(domain, placed.work)
         known = placed.padded(seen, 0.0)
-        ratio = strength_ratio(strength, domain.sigma_data)
-        work = started(known, ratio, loaded.model.denoiser.process, domain.size)
+        known = diffused(loaded, known[None])[0]
+        ratio = strength_ratio(strength, getattr(loaded.domain, "sigma_data", domain.sigma_data))
+        work = started(known, ratio, loaded.model.denoiser.process, window(loaded))
         drawn = draw(loaded, request, tuple(known.shape), work, wanted)
         pictures = [canvas.painted(domain, placed.placed(seen, x)) for x in drawn]
         notes = _notes(placed)
@@ -107,6 +109,8 @@ def restore(
     wanted = (wanted or Wanted()).unguided()
     if wanted.guided(loaded):
         raise KakusanError("restore works without guidance: leave --guidance and --autoguidance at 1")
+    if isinstance(loaded.domain, Latent):
+        raise KakusanError("restore needs a model of pixels, and this one diffuses in a latent: use --strength")
     canvas, domain, request = open_canvas(image), model_domain(loaded), wanted.request(loaded)
     amount = _amount(kind, amount)
     factor = int(kind[1:]) if kind in ("x2", "x4") else 1

@@ -34,6 +34,11 @@ class RunDir:
         return self.path / "model.safetensors"
 
     @property
+    def autoencoder(self) -> Path:
+        """Of a run in a latent: the autoencoder that it began with."""
+        return self.path / "autoencoder.safetensors"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

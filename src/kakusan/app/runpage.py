@@ -27,7 +27,7 @@ from kakusan.report import Report, Series
 from kakusan.training.captions import PROMPT
 from kakusan.training.watch import EDGES
 
-__all__ = ["write_report"]
+__all__ = ["beside", "data", "recipe", "rows", "speed", "write_report"]
 
 
 def rows(path: Path, kind: str) -> list[dict[str, Any]]:
@@ -54,9 +54,9 @@ def write_report(
     _curves(page, run)
     _noise(page, project, loaded, objective)
     _reverse(page, samples)
-    _speed(page, run)
-    _data(page, project, samples, copying)
-    _recipe(page, run)
+    speed(page, run)
+    data(page, project, samples, copying)
+    recipe(page, run)
     return page.save(run.report)
 
 
@@ -153,16 +153,16 @@ def _noise(page: Report, project: Project, loaded: Loaded, objective: Any) -> No
     )
     lam = torch.tensor([4.0, 2.5, 1.5, 0.8, 0.2, -0.5, -1.5, -3.0], dtype=torch.float64)
     times = process.time(lam)
-    x0 = project.some(1)
+    with torch.no_grad():
+        x0 = loaded.domain.encode(project.some(1)).cpu()
     eps = Rng([0]).normal([tuple(x0.shape[1:])], "report")
     frames, labels = [x0[0]], ["data"]
     for t, level in zip(times, lam):
         alpha, sigma = process.scales(t)
         frames.append((process.noised(x0, eps, t) / (alpha + sigma).clamp(min=1.0).to(x0.dtype))[0])
         labels.append(f"lam {float(level):g}")
-    section.strip(
-        [project.domain.shown(r) for r in project.domain.records(torch.stack(frames))], labels, "The forward process"
-    )
+    seen = loaded.domain.decode(torch.stack(frames).to(loaded.device))
+    section.strip([project.domain.shown(r) for r in project.domain.records(seen)], labels, "The forward process")
     grid = torch.linspace(0.001, 1, 200, dtype=torch.float64)
     lams = process.logsnr(grid).clamp(-10, 10)
     grid_part = build(dict(loaded.info()["defaults"])["grid"], "grid")
@@ -196,7 +196,8 @@ def _reverse(page: Report, samples: Sequence[Sample]) -> None:
     section.strip([frames[i] for i in picked], [f"{i + 1} of {len(frames)}" for i in picked], "The reverse process")
 
 
-def _speed(page: Report, run: RunDir) -> None:
+def speed(page: Report, run: RunDir) -> None:
+    """Pictures a second over the run."""
     train = rows(run.log, "train")
     if train:
         section = page.section("Speed")
@@ -207,7 +208,8 @@ def _speed(page: Report, run: RunDir) -> None:
         )
 
 
-def _data(page: Report, project: Project, samples: Sequence[Sample], copying: Copying | None) -> None:
+def data(page: Report, project: Project, samples: Sequence[Sample], copying: Copying | None) -> None:
+    """Pictures of the data, what was left out, and samples that are copies."""
     section = page.section("Data")
     section.details("What was trained on", project.sheet())
     some = project.domain.records(project.some(24))
@@ -223,19 +225,20 @@ def _data(page: Report, project: Project, samples: Sequence[Sample], copying: Co
         pool = project.train
         for pair in copying.pairs[:8]:
             match = project.domain.records(project.domain.floats(pool.rows(np.array([pair.train]))))[0]
-            shown.append(_beside(samples[pair.sample].shown, project.domain.shown(match)))
+            shown.append(beside(samples[pair.sample].shown, project.domain.shown(match)))
             words.append(f"sample {pair.sample} and its nearest")
         scale = max(1, 240 // shown[0].shape[1])
         near.pictures(shown, words, "The samples nearest to a training picture, each with that picture", scale=scale)
 
 
-def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Two pictures of one size as one, a white strip between them."""
     strip = np.full_like(left[:, :2], np.iinfo(left.dtype).max)
     return np.concatenate([left, strip, right], 1)
 
 
-def _recipe(page: Report, run: RunDir) -> None:
+def recipe(page: Report, run: RunDir) -> None:
+    """What makes the run again, and what it ran on."""
     section = page.section("Recipe", "Everything that decides this run; train again with --recipe recipe.toml.")
     section.details("recipe.toml", run.recipe.read_text("utf-8"))
     if run.environment.exists():

@@ -10,11 +10,12 @@ from typing import Any
 
 from kakusan.app import facade, recipe, rundir, sampler
 from kakusan.app.loaded import Loaded, load
-from kakusan.app.project import Project, open_project
+from kakusan.app.project import Project, project_of
 from kakusan.app.rundir import RunDir
 from kakusan.app.show import Progress
 from kakusan.checkpoint import read_info
 from kakusan.domains.image import Image
+from kakusan.domains.latent import seen
 from kakusan.files import write_json
 from kakusan.part import KakusanError
 from kakusan.training.ranks import ALONE
@@ -40,7 +41,7 @@ class Wish:
 
 def opened(loaded: Loaded, data: str, labels: str | None, shown: Progress) -> Project:
     """The data as the teacher saw it: its size, its classes, augmented where it was."""
-    domain = loaded.domain
+    domain = seen(loaded.domain)
     if not isinstance(domain, Image):
         raise KakusanError(f"{loaded.path}: draws {domain.kind}; kakusan distill takes models of pictures")
     recorded: Tree = {}
@@ -57,7 +58,7 @@ def opened(loaded: Loaded, data: str, labels: str | None, shown: Progress) -> Pr
             f"{data}: its pictures are {natural.mode} of {natural.channels} channels and {natural.depth} bits, the "
             f"teacher draws {domain.mode} of {domain.channels} and {domain.depth}: give pictures of its kind"
         )
-    project = open_project(settings, shown, domain.spec())
+    project = project_of(loaded.domain, settings, shown)
     if loaded.classes and project.facts.classes != loaded.classes:
         raise KakusanError(
             f"{data}: its {len(project.facts.classes)} classes are not the teacher's {len(loaded.classes)} "
@@ -105,7 +106,7 @@ def resume_student(run: RunDir, tree: Tree, about: Tree, shown: Progress, begun:
             f"{distilled['teacher']}: is no longer the teacher that {run.path} began with; put it back as it was"
         )
     teacher = load(distilled["teacher"], str(about.get("device", "auto")))
-    project = open_project(tree["data"], shown, tree["model"]["domain"])
+    project = project_of(teacher.domain, tree["data"], shown)
     facade.same_data(run, tree, about, project)
     done = facade.Trained(run.path, run.model, run.report, False)
     if not (run.model.is_file() and run.report.is_file()):

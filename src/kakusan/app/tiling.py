@@ -9,6 +9,7 @@ import torch
 
 from kakusan.core.denoiser import Denoiser, Net
 from kakusan.core.model import Model
+from kakusan.domains.latent import Latent
 from kakusan.part import KakusanError
 
 __all__ = ["tiled"]
@@ -17,6 +18,8 @@ __all__ = ["tiled"]
 def tiled(model: Model, shapes: Sequence[tuple[int, ...]]) -> Model:
     """A model with circular padding that shares the weights of this one, which is left as it is: others may be
     sampling from it. ``shapes`` are those of the samples, (C, *S)."""
+    if isinstance(model.domain, Latent):
+        raise KakusanError("--tile: this model diffuses in a latent, whose decoder sees borders; use a model of pixels")
     _fits(model.denoiser.net, shapes)
     twin = Model(_round(model.denoiser), model.domain, {n: model.encoder(n) for n in model.encoders}, model.defaults)
     if model.weak is None:

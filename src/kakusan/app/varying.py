@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from kakusan.app.prompts import recalled as value_of
 from kakusan.app.sampler import Request
 from kakusan.app.start import Start, level_of, stamp
 from kakusan.domains.domain import Record
+from kakusan.domains.latent import seen
 from kakusan.domains.picture import read_recipe
 from kakusan.part import KakusanError
 
@@ -39,11 +41,12 @@ def model_of(picture: str | Path) -> str:
 def remark(loaded: Loaded, picture: str | Path) -> str:
     """What happened to a picture that is not as the model makes them; empty where nothing did."""
     record, made, _ = _opened(loaded, picture)
-    size = getattr(loaded.domain, "size", record.data.shape[:2])
+    domain = seen(loaded.domain)
+    size = getattr(domain, "size", record.data.shape[:2])
     if made is not None or tuple(record.data.shape[:2]) == tuple(size):
         return ""
     (h, w), (height, width) = record.data.shape[:2], size
-    how = getattr(loaded.domain, "how", "fit")
+    how = getattr(domain, "how", "fit")
     return f"{picture} is {w} x {h} pixels; it was fitted to the model's {width} x {height} ({how})"
 
 
@@ -125,11 +128,10 @@ def _found(loaded: Loaded, source: Mapping[str, Any], size: tuple[int, ...] | No
 
 def _tensor(loaded: Loaded, record: Record, size: tuple[int, ...] | None) -> Tensor:
     """The picture as the model sees it, (C, *S), at the size of the samples."""
-    domain = loaded.domain
-    if size is not None and "size" in domain.signature().parameters:
-        domain = domain.replace(size=[int(n) for n in size])
+    domain = loaded.domain if size is None else loaded.domain.resized(size)
     own = Record(np.array(record.data), record.meta)  # what decoders give may be read only
-    return domain.encode(domain.tensor(own)[None])[0]
+    with torch.no_grad():
+        return domain.encode(domain.tensor(own)[None])[0]
 
 
 def _values(made: Mapping[str, Any], name: str) -> dict[str, Any]:

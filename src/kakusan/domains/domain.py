@@ -64,6 +64,10 @@ class Domain(Part, abc.ABC):
         """The record as a picture to look at, (H, W, C) uint8 or uint16; what it holds unless a domain knows better."""
         return record.data
 
+    def resized(self, size: tuple[int, ...]) -> Self:
+        """The same kind of data at another size, where this domain has one to choose."""
+        return self.replace(size=[int(n) for n in size]) if "size" in self.signature().parameters else self
+
     @abc.abstractmethod
     def save(self, record: Record, path: Path, recipe: Mapping[str, Any] | None = None) -> Path:
         """Write a record losslessly, with the recipe that made it inside; returns the path written."""

@@ -19,6 +19,7 @@ from kakusan.part import KakusanError
 from kakusan.training.cache import Cache, hash_of
 from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.fields import Column
+from kakusan.training.latents import Latents
 from kakusan.training.source import Source, Texts
 
 __all__ = ["Batches", "Dataset"]
@@ -58,9 +59,13 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.pixels) if self.index is None else len(self.index)
 
+    def places(self, at: np.ndarray) -> np.ndarray:
+        """Rows of ``pixels`` that some of the view's rows are."""
+        return at if self.index is None else self.index[at]
+
     def rows(self, at: np.ndarray) -> np.ndarray:
         """Pixels (len(at), H, W, C) of some of the view's rows, copied."""
-        return self.pixels[at if self.index is None else self.index[at]]
+        return self.pixels[self.places(at)]
 
     def subset(self, at: np.ndarray) -> Dataset:
         """A view of some rows."""
@@ -100,7 +105,8 @@ class Batches:
     a thread beside the training. Pixels travel in the cache's own dtype, pinned for CUDA, and become floats there.
     ``reference``: so many other pictures come with every batch, for stable targets; they change every ``KEPT`` steps.
     Augmented pictures have none: each has a condition of its own. ``captions``, prepared, come as the condition
-    "prompt": of a row that has several, one is drawn each epoch.
+    "prompt": of a row that has several, one is drawn each epoch. ``latents``: the data in an autoencoder's latent,
+    where that is what is trained on; each row's is drawn anew at every step.
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class Batches:
         ahead: int = 2,
         reference: int = 0,
         captions: Captions | None = None,
+        latents: Latents | None = None,
     ) -> None:
         if not len(dataset):
             raise KakusanError("the data set is empty: no batches can be made of it")
@@ -126,6 +133,8 @@ class Batches:
         self.flip, self.augment, self.device, self.ahead = flip, augment, torch.device(device), ahead
         self.reference = 0 if augment else min(reference, len(dataset))
         self.captions = None if dataset.texts is None else captions
+        self.latents = latents
+        self._kept = latents is not None and latents.kept and augment is None
         share = batch // world
         self.global_rows = np.arange(rank * share, (rank + 1) * share)
         self._stratum = torch.from_numpy(self.global_rows / batch)
@@ -208,7 +217,7 @@ class Batches:
         """What is prepared in the background: pixels, labels and captions, and on a CPU the finished tensors."""
         rows = self.rows(step)
         prompt = self._prompts(rows, [f"epoch {epoch}" for epoch in self._places(step)[0]])
-        pixels = torch.from_numpy(_wide(self.dataset.rows(rows)))
+        pixels = self._read(rows)
         host = _Host(pixels, self._labels(rows), self._fields(rows), prompt)
         if self.device.type == "cuda":
             host.pixels = host.pixels.pin_memory()
@@ -222,10 +231,8 @@ class Batches:
         if self.reference and self._references[0] != block:
             key = mix(self.seed, "reference", block)
             rows = np.random.Generator(np.random.Philox(key=key)).integers(len(self.dataset), size=self.reference)
-            x0 = self.domain.unpacked(torch.from_numpy(_wide(self.dataset.rows(rows))).to(self.device))
-            if self.flip:
-                draws = Rng([mix(self.seed, "reference", block, row) for row in range(len(rows))], self.device)
-                x0 = _flipped(x0, draws)
+            draws = Rng([mix(self.seed, "reference", block, row) for row in range(len(rows))], self.device)
+            x0, _ = self._seen(self._read(rows).to(self.device), draws)
             labels = self._labels(rows)
             inputs: Inputs = {} if labels is None else {"label": {"index": labels.to(self.device)}}
             inputs |= self._moved(self._fields(rows))
@@ -263,15 +270,28 @@ class Batches:
             chosen.append(int(numbers[at]) if len(numbers) else -1)
         return self.captions.inputs(np.array(chosen))
 
-    def _finished(self, pixels: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
-        x0, value = self.domain.unpacked(pixels), None
-        if not (self.flip or self.augment):
-            return x0, value
-        rng = self.rng(step)
-        if self.flip:
-            x0 = _flipped(x0, rng)
-        if self.augment is not None:
-            x0, value = self.augment.apply(x0, rng)
+    def _read(self, rows: np.ndarray) -> Tensor:
+        """Pixels (n, H, W, C) of some rows as they are kept, or what is kept of their latents."""
+        if self.latents is not None and self._kept:
+            return self.latents.rows(self.dataset.places(rows))
+        return torch.from_numpy(_wide(self.dataset.rows(rows)))
+
+    def _seen(self, read: Tensor, rng: Rng, augment: Affine | None = None) -> tuple[Tensor, Tensor | None]:
+        """What ``_read`` gave as the model sees it, flipped, augmented, drawn; and the parameters of augmentation."""
+        turned = rng.uniform("flip", 0)[:, 0] < 0.5 if self.flip else None
+        if self.latents is not None and self._kept:
+            return self.latents.drawn(read, turned, rng), None
+        x0, value = self.domain.unpacked(read), None
+        if turned is not None:
+            x0 = torch.where(turned.to(x0.device, non_blocking=True)[:, None, None, None], x0.flip(3), x0)
+        if augment is not None:
+            x0, value = augment.apply(x0, rng)
+        return x0 if self.latents is None else self.latents.latent.encode(x0, None, rng), value
+
+    def _finished(self, read: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+        if self.latents is None and not (self.flip or self.augment):
+            return self.domain.unpacked(read), None
+        x0, value = self._seen(read, self.rng(step), self.augment)
         return x0.contiguous(memory_format=torch.channels_last), value
 
     def _made(self, host: _Host, step: int) -> Batch:
@@ -292,15 +312,9 @@ def _wide(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels
 
 
-def _flipped(x0: Tensor, rng: Rng) -> Tensor:
-    """Half of the pictures mirrored."""
-    turned = (rng.uniform("flip", 0)[:, 0] < 0.5).to(x0.device, non_blocking=True)
-    return torch.where(turned[:, None, None, None], x0.flip(3), x0)
-
-
 @dataclass
 class _Host:
-    pixels: Tensor  # (b, H, W, C) in the cache's dtype (16 bits as int32)
+    pixels: Tensor  # (b, H, W, C) in the cache's dtype (16 bits as int32), or what is kept of latents
     labels: Tensor | None
     fields: Inputs
     prompt: dict[str, Tensor] | None = None  # the prepared captions

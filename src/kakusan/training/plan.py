@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from kakusan.catalog import build
 from kakusan.core.batch import Batch
-from kakusan.core.model import Encoder, Model
+from kakusan.core.model import Model
 from kakusan.core.objective import Objective
 from kakusan.core.rng import Rng
 from kakusan.part import Spec
@@ -141,8 +142,11 @@ def noise_level(facts: Facts) -> float:
     """Mean of ln(sigma/alpha) in training: -0.5 at 32 pixels, more noise for larger pictures, whose shapes survive it.
 
     EDM's -1.2 (for 32 pixels and days of training) leaves shapes and classes to the few noisiest draws: at minutes of
-    training they stay loose.
+    training they stay loose. An autoencoder has taken the redundancy out of its latent, so there the level
+    is that of 32 pixels, relative to the latent's own spread.
     """
+    if facts.domain["kind"] == "domain/latent":
+        return round(-0.5 + math.log(facts.sigma_data / 0.5), 2)
     return round(-0.5 + 0.3 * math.log2(max(facts.shape[1:]) / 32), 2)
 
 
@@ -276,10 +280,11 @@ def _figures(facts: Facts, tree: dict[str, Any], timing: dict[str, Any]) -> dict
 
 
 def _beside(tree: dict[str, Any]) -> int:
-    """Parameters of the encoders."""
+    """Parameters of the encoders, and of an autoencoder that the model carries."""
     with torch.device("meta"):
-        encoders = [build(spec, f"model.encoders.{name}") for name, spec in tree["model"].get("encoders", {}).items()]
-    return sum(p.numel() for encoder in encoders if isinstance(encoder, Encoder) for p in encoder.parameters())
+        parts = [build(spec, f"model.encoders.{name}") for name, spec in tree["model"].get("encoders", {}).items()]
+        parts.append(build(tree["model"]["domain"], "model.domain"))
+    return sum(p.numel() for part in parts if isinstance(part, nn.Module) for p in part.parameters())
 
 
 def _warnings(facts: Facts, timing: dict[str, Any]) -> list[str]:

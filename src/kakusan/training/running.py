@@ -53,7 +53,7 @@ class Running:
         self.model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         ranks.share(self.model.state_dict().values())
         self.shadow = copy.deepcopy(self.model).eval().requires_grad_(False)
-        compiled(self.model.denoiser.net, device)
+        compiled(self.model.denoiser.net if isinstance(self.model, Model) else self.model, device)
         self.feed = Feed(batches, device, ranks)
         self.optimiser = settings.optim.build(self.model)
         self.params = [p for g in self.optimiser.param_groups for p in g["params"]]
