@@ -12,6 +12,7 @@ import torch
 from PIL import Image as Pil
 
 from kakusan.app import autoencode, cli, facade, reconstructed
+from kakusan.app.distil import distill
 from kakusan.app.latent import read_latent
 from kakusan.app.loaded import load
 from kakusan.app.modeldata import opened
@@ -25,7 +26,13 @@ from kakusan.training import loop
 SIDE = 16
 QUIET = {"device": "cpu", "progress": Progress(quiet=True)}
 NET = ["autoencoder.width=16", "autoencoder.blocks=0", "training.batch=8", "training.previews=1"]
-SMALL = ["denoiser.net.width=8", "denoiser.net.blocks=1", "training.batch=8", "training.previews=0"]
+SMALL = [
+    "denoiser.net.width=8",
+    "denoiser.net.blocks=1",
+    "training.batch=8",
+    "training.previews=0",
+    "defaults.steps=2",
+]
 
 
 def written(folder: Path, mode: str = "RGBA", side: int = SIDE) -> Path:
@@ -63,7 +70,7 @@ def data(tmp_path_factory) -> Path:
 def trained(data, tmp_path_factory) -> Path:
     """An autoencoder's run."""
     out = tmp_path_factory.mktemp("runs") / "ae"
-    facade.train(data, autoencoder=True, steps=60, out=out, overrides=NET, **QUIET)
+    facade.train(data, autoencoder=True, steps=100, out=out, overrides=[*NET, "training.batch=16"], **QUIET)
     return out
 
 
@@ -218,3 +225,12 @@ def test_a_finished_run_in_a_latent_goes_on_in_the_same_one(data, trained, laten
         assert asked["autoencoder"] == (run == trained) and asked["start"] == run
         assert asked["latent"] == (None if run == trained else run / "autoencoder.safetensors")
     assert json.loads((latent / "environment.json").read_text("utf-8"))["latent"]["from"] == str(trained)
+
+
+def test_a_student_of_a_latent_model_carries_the_same_autoencoder(data, latent, tmp_path):
+    asked = ["training.steps=2", "training.batch=8", "training.previews=0"]
+    done = distill(latent, data, minutes=None, overrides=asked, count=0, out=tmp_path / "out", **QUIET)
+    one, other = (load(run, "cpu").domain for run in (latent, done.path))
+    assert one.spec() == other.spec()
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name

@@ -35,6 +35,9 @@ __all__ = ["SETTINGS", "begin", "go"]
 Tree = dict[str, Any]
 SETTINGS = {"labels": "none", "captions": "none", "augment": False}  # an autoencoder sees the pictures and no more
 BATCH = 16
+# of (0.01, 0.003), (0.02, 0.003) and (0.02, 0.01) the last was best on icons of 32 pixels: PSNR 17.8, 19.5 and 20.3 dB
+# after 90 steps, one seed each
+OPTIM: Spec = {"kind": "optim/muon", "lr": 0.02, "lr_rest": 0.01}
 RESERVE = 8.0  # seconds for the latent's scale, the reconstructions and the report
 SCALED = 2048  # training pictures that the scale of the latent is measured on
 
@@ -82,7 +85,7 @@ def _planned(
         "training": {
             "kind": "training",
             "objective": {"kind": "objective/autoencoding", "coverage": domain.mode == "RGBA"},
-            "optim": {"kind": "optim/muon", "lr": 0.01, "lr_rest": 0.003},
+            "optim": OPTIM,
             "batch": batch + -batch % ranks.world,
             "minutes": 10.0,
             "steps": None,
