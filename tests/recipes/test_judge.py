@@ -69,7 +69,7 @@ def test_every_colour_becomes_every_other_and_the_measure_agrees():
     shaded = disc((220, 40, 40))
     shaded[:20, :, :3] //= 2
     turned = recoloured(shaded, "blue")
-    assert turned[25, 31].max() > 1.5 * turned[12, 31].max()  # shading stays
+    assert turned[25, 31, 2] > 1.5 * turned[12, 31, 2]  # shading stays
 
 
 def test_captions_say_the_new_colour_and_no_other():
@@ -85,7 +85,7 @@ def test_intervals_are_wilsons():
     z = 1.959964
     for edge in (low, high):  # where the score test just rejects
         assert abs(0.8 - edge) == pytest.approx(z * math.sqrt(edge * (1 - edge) / 100), rel=1e-6)
-    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == 1 and wilson(0, 0) == (0, 1)
+    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == pytest.approx(1) and wilson(0, 0) == (0, 1)
     row = told(np.array([0, 0, 3, 7]))
     assert (row["n"], row["top1"], row["top5"]) == (4, 0.5, 0.75)
 
