@@ -44,6 +44,7 @@ EXAMPLES = {
     "condition/tags": {"names": ["red", "round"], "dim": 8},
     "condition/text-transformers": {"folder": "models/none", "width": 12, "tokens": 8, "heads": 2, "dim": 4},
     "condition/text": {"vocabulary": "_ a b ab _a", "tokens": 8, "heads": 2, "dim": 4},
+    "condition/text-table": {"vocabulary": "_ _a b _ab", "trained": 2, "width": 8, "tokens": 8, "heads": 2, "dim": 4},
     "domain/image": {"size": [8, 8], "mode": "L"},
 }
 EXAMPLES["denoiser"] = {

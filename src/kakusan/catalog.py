@@ -80,6 +80,7 @@ CATALOG: dict[str, str] = {
     "gan/dc-discriminator": "kakusan.nets.dcgan:DCDiscriminator",
     "condition/label": "kakusan.conditions.label:Label",
     "condition/text": "kakusan.conditions.text:Text",
+    "condition/text-table": "kakusan.conditions.table:TextTable",
     "condition/text-transformers": "kakusan.conditions.pretrained:PretrainedText",
     "condition/vector": "kakusan.conditions.scalar:Vector",
     "condition/scalar": "kakusan.conditions.scalar:Scalar",

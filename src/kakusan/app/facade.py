@@ -193,7 +193,7 @@ def _planned(
             tree["training"] |= {"steps": None, "minutes": None}
         tree["training"] |= wanted
         tree["model"]["domain"] = project.diffused.spec()
-        tree = recipes.fit_ports(recipes.override(tree, late))
+        tree = recipes.fit_ports(project.worded(recipes.override(tree, late)))
         if tree["training"].get("steps") is not None and minutes is None:
             tree["training"]["minutes"] = None
         if tree["training"]["batch"] % ranks.world:
@@ -389,6 +389,8 @@ def go(
     if project.latents is not None:  # the one that encoded the data, wherever the other weights came from
         assert isinstance(model.domain, Latent)
         model.domain.load_state_dict(project.latents.latent.state_dict())
+    if ranks.first and begins:
+        _fill(model, shown)
     captions = project.captions(model)
     if captions is not None:
         _read(captions, shown)
@@ -437,6 +439,16 @@ def _read(captions: Captions, shown: Progress) -> None:
     shown.stop()
     if cut:
         shown.warn(f"{cut:,} of {total:,} captions are longer than the model reads: their ends are left out")
+
+
+def _fill(model: Model, shown: Progress) -> None:
+    """Vectors of words that come from a pretrained encoder, made before the first step."""
+    for name in model.encoders:
+        fill = getattr(model.encoder(name), "fill", None)
+        if fill is not None and not getattr(model.encoder(name), "filled", False):
+            shown.start(len(model.encoder(name).vocabulary), "making word vectors", "word")
+            fill(lambda done, total: shown.update(done, total))
+            shown.stop()
 
 
 def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,16 +11,16 @@ import numpy as np
 import torch
 
 from kakusan.app.show import Progress
-from kakusan.catalog import build
+from kakusan.catalog import build, find
 from kakusan.conditions.prompt import escape
-from kakusan.conditions.words import learn
+from kakusan.conditions.words import counted, learn
 from kakusan.core.batch import Batch
 from kakusan.core.model import Model
 from kakusan.domains.augment import Affine
 from kakusan.domains.domain import Domain
 from kakusan.domains.image import Image
 from kakusan.domains.latent import Latent, seen
-from kakusan.part import KakusanError
+from kakusan.part import KakusanError, Spec
 from kakusan.training.cache import Cache, build_cache
 from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.data import Batches, Dataset
@@ -80,13 +81,27 @@ class Project:
         )
 
     def _vocabulary(self) -> str:
-        """Of the captions trained on; of so many of them, where they are more."""
+        return "" if self.train.texts is None else learn(self._said())
+
+    def _said(self) -> Iterator[str]:
+        """The captions trained on; so many of them, where they are more."""
         texts = self.train.texts
-        if texts is None:
-            return ""
-        captioned = texts.captioned()
-        chosen = captioned[_spread(len(captioned), READ)] if len(captioned) else captioned
-        return learn(caption for i in chosen for caption in texts.all(int(i)))
+        if texts is not None and len(captioned := texts.captioned()):
+            for i in captioned[_spread(len(captioned), READ)]:
+                yield from texts.all(int(i))
+
+    def worded(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """A recipe whose encoder of words, where it is of a kind that lists words in its own way, has those of the
+        captions."""
+        encoder: Spec | None = tree["model"].get("encoders", {}).get(PROMPT)
+        listed = None if encoder is None else getattr(find(encoder["kind"], f"encoders.{PROMPT}"), "listed", None)
+        if listed is not None:
+            tree["model"]["encoders"][PROMPT] = listed(encoder, self._words, self.facts.vocabulary)
+        return tree
+
+    @cached_property
+    def _words(self) -> dict[str, int]:
+        return counted(self._said())
 
     def captions(self, model: Model) -> Captions | None:
         """The captions as the model reads them; None where either has none."""

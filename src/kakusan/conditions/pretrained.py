@@ -19,7 +19,7 @@ from kakusan.core.batch import Cond
 from kakusan.core.model import Encoder
 from kakusan.part import KakusanError, Spec
 
-__all__ = ["PretrainedText", "folder_hash", "folder_width"]
+__all__ = ["PretrainedText", "folder_hash", "folder_width", "read_folder"]
 
 
 class PretrainedText(Encoder):
@@ -136,7 +136,7 @@ class PretrainedText(Encoder):
         """Tokenizer and frozen encoder: not this part's own, so that copies of a model share them."""
         if self.digest and folder_hash(self.folder) != self.digest:
             raise KakusanError(f"{self.folder}: is not the text encoder that this model was trained with")
-        return _load(self.folder)
+        return read_folder(self.folder)
 
 
 def _inputs(ids: list[int], states: Tensor, weights: list[float]) -> dict[str, Tensor]:
@@ -148,8 +148,8 @@ def _inputs(ids: list[int], states: Tensor, weights: list[float]) -> dict[str, T
 
 
 @cache
-def _load(folder: str) -> tuple[Any, Any]:
-    """Tokenizer and encoder; nothing outside the folder is asked."""
+def read_folder(folder: str) -> tuple[Any, Any]:
+    """Tokenizer and frozen encoder in a folder; nothing outside it is asked."""
     try:
         from transformers import AutoModelForTextEncoding, AutoTokenizer
     except ImportError:

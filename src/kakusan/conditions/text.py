@@ -1,7 +1,8 @@
-"""Text: words as tokens for cross-attention and as a vector, with a vocabulary learnt from the training captions."""
+"""Text: words as tokens for cross-attention and as a vector; Text learns its pieces from nothing."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,33 +12,27 @@ from torch.nn import functional as F
 
 from kakusan.conditions.prompt import prompt_parts
 from kakusan.conditions.reader import Reader
-from kakusan.conditions.words import PADDING, Vocabulary, split
+from kakusan.conditions.words import PADDING, Pieces, Vocabulary, split
 from kakusan.core.batch import Cond
 from kakusan.core.model import Encoder
 from kakusan.part import KakusanError
 
-__all__ = ["Text"]
+__all__ = ["Text", "Words"]
 
 NUMBERS = torch.int16  # of pieces: what captions are kept in
 
 
-class Text(Encoder):
-    """Words to ``Cond``: tokens (B, 1 + L, tokens) with their mask, and a vector (B, dim).
+class Words(Encoder, abc.ABC):
+    """Pieces of words, embedded in whatever way, read by a ``Reader``, to ``Cond``: tokens (B, 1 + L, tokens) with
+    their mask, and a vector (B, dim)."""
 
-    Each of up to ``length`` pieces of ``vocabulary`` (as ``words.learn`` gives it) has an embedding of width
-    ``tokens``; ``depth`` transformer blocks of ``heads`` heads read them (``Reader``, which also says what prompt
-    weights do). ``dim`` = 0 leaves the vector out.
-    """
-
-    kind = "condition/text"
-
-    def __init__(
-        self, vocabulary: str, length: int = 64, tokens: int = 128, depth: int = 2, heads: int = 4, dim: int = 64
-    ) -> None:
+    def __init__(self, vocabulary: Pieces, reader: Reader) -> None:
         super().__init__()
-        self.vocabulary, self.length = Vocabulary(vocabulary), length
-        self.reader = Reader(tokens, depth, heads, length, dim)
-        self.table = nn.Embedding(len(self.vocabulary), tokens)
+        self.vocabulary, self.length, self.reader = vocabulary, reader.length, reader
+
+    @abc.abstractmethod
+    def embed(self, pieces: Tensor) -> Tensor:
+        """Numbers of pieces (B, L) int64, 0 = none, to embeddings (B, L, tokens)."""
 
     def hidden(self) -> set[str]:
         """Names of the hidden matrices: what Muon trains; the rest is AdamW's."""
@@ -101,7 +96,28 @@ class Text(Encoder):
         pieces = inputs["pieces"].long()
         mask = pieces != PADDING
         weight = inputs.get("weight", mask.float())
-        return self.reader(self.table(pieces), mask, weight, keep)
+        return self.reader(self.embed(pieces), mask, weight, keep)
+
+
+class Text(Words):
+    """Words to ``Cond``: tokens (B, 1 + L, tokens) with their mask, and a vector (B, dim).
+
+    Each of up to ``length`` pieces of ``vocabulary`` (as ``words.learn`` gives it) has an embedding of width
+    ``tokens``; ``depth`` transformer blocks of ``heads`` heads read them (``Reader``, which also says what prompt
+    weights do). ``dim`` = 0 leaves the vector out.
+    """
+
+    kind = "condition/text"
+
+    def __init__(
+        self, vocabulary: str, length: int = 64, tokens: int = 128, depth: int = 2, heads: int = 4, dim: int = 64
+    ) -> None:
+        super().__init__(Vocabulary(vocabulary), Reader(tokens, depth, heads, length, dim))
+        self.table = nn.Embedding(len(self.vocabulary), tokens)
+
+    def embed(self, pieces: Tensor) -> Tensor:
+        """The pieces' own learnt vectors."""
+        return self.table(pieces)
 
 
 def _padded(rows: list[list[tuple[int, float]]]) -> dict[str, Tensor]:

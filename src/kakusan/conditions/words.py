@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import heapq
 import unicodedata
 from collections import Counter, defaultdict
@@ -11,7 +12,19 @@ from itertools import pairwise
 
 from kakusan.part import KakusanError
 
-__all__ = ["PADDING", "UNKNOWN", "Vocabulary", "learn", "normalise", "split"]
+__all__ = [
+    "FIRST",
+    "PADDING",
+    "START",
+    "UNKNOWN",
+    "Lexicon",
+    "Pieces",
+    "Vocabulary",
+    "counted",
+    "learn",
+    "normalise",
+    "split",
+]
 
 START = "_"  # begins a word of a script that has spaces; no word contains it, since it separates words
 LONGEST = 48  # characters that are spelled as one; a longer word is taken in parts
@@ -76,6 +89,11 @@ def split(text: str) -> list[str]:
     return words
 
 
+def counted(captions: Iterable[str]) -> Counter[str]:
+    """How often captions have each word."""
+    return Counter(word for caption in captions for word in split(caption))
+
+
 def learn(captions: Iterable[str], limit: int = 4096, least: int = 2) -> str:
     """The vocabulary of captions: their characters, then pairs of pieces joined, the most frequent first, as one text
     of pieces with blanks between (byte-pair encoding; Sennrich et al. 2016, arXiv 1508.07909, algorithm 1).
@@ -85,7 +103,7 @@ def learn(captions: Iterable[str], limit: int = 4096, least: int = 2) -> str:
     """
     if not 1 <= limit <= MOST:
         raise KakusanError(f"limit={limit}: a vocabulary has 1 to {MOST} pieces")
-    words = Counter(word for caption in captions for word in split(caption))
+    words = counted(captions)
     letters: Counter[str] = Counter()
     for word, count in words.items():
         for c in word:
@@ -148,8 +166,8 @@ def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return out
 
 
-class Vocabulary:
-    """Pieces by number; ``text`` is what ``learn`` gives, in the order of joining."""
+class Pieces(abc.ABC):
+    """Pieces by number, and how words are spelled with them; ``text``: the pieces with blanks between."""
 
     def __init__(self, text: str) -> None:
         pieces = text.split()
@@ -165,21 +183,22 @@ class Vocabulary:
         """How many numbers there are, those of no piece and of an unknown character among them."""
         return FIRST + len(self._rank)
 
+    def listed(self) -> list[str]:
+        """The pieces in the order of their numbers, from ``FIRST`` on."""
+        return list(self._rank)
+
     def pieces(self, word: str) -> list[str]:
-        """A word of ``split`` in pieces: neighbours are joined in the order in which joints were learnt."""
+        """A word of ``split`` in pieces."""
         found = self._spelled.get(word)
         if found is None:
-            found = list(word)
-            while len(found) > 1:
-                ranked = [(self._rank.get(a + b, MOST), (a, b)) for a, b in pairwise(found)]
-                best, pair = min(ranked)
-                if best == MOST:
-                    break
-                found = _merged(found, pair)
+            found = self._spell(word)
             if len(self._spelled) >= 1 << 16:
                 self._spelled.clear()
             self._spelled[word] = found
         return found
+
+    @abc.abstractmethod
+    def _spell(self, word: str) -> list[str]: ...
 
     def numbers(self, word: str) -> list[int]:
         """The numbers of a word's pieces."""
@@ -198,3 +217,35 @@ class Vocabulary:
             if 2 * largest < len(bare) or (largest < 2 and len(bare) > 1):
                 found[bare] = None
         return list(found)
+
+
+class Vocabulary(Pieces):
+    """Pieces in the order of joining, as ``learn`` gives them: neighbours are joined in the order learnt."""
+
+    def _spell(self, word: str) -> list[str]:
+        found = list(word)
+        while len(found) > 1:
+            ranked = [(self._rank.get(a + b, MOST), (a, b)) for a, b in pairwise(found)]
+            best, pair = min(ranked)
+            if best == MOST:
+                break
+            found = _merged(found, pair)
+        return found
+
+
+class Lexicon(Pieces):
+    """Words (``_red``) and parts of words (``ed``) in any order: from the left, the longest that fits (WordPiece; Wu et
+    al. 2016, arXiv 1609.08144, section 4.1)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._longest = max(map(len, self._rank))
+
+    def _spell(self, word: str) -> list[str]:
+        found, at = [], 0
+        while at < len(word):
+            ends = range(min(len(word), at + self._longest), at, -1)
+            end = next((end for end in ends if word[at:end] in self._rank), at + 1)
+            found.append(word[at:end])
+            at = end
+        return found
