@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from PIL import Image as Pil
 
 import kakusan
 from app.standins import pixels
-from kakusan.app import distil, facade, fewsteps, sampler, tuned
+from kakusan.app import distil, facade, fewsteps, recipe, sampler, tuned
 from kakusan.app.cli import main
+from kakusan.app.columns import columns
 from kakusan.app.distil import Distilled, distill
 from kakusan.app.fewsteps import Point, verdict
 from kakusan.app.loaded import Loaded, load
 from kakusan.app.show import Progress
+from kakusan.catalog import build
 from kakusan.checkpoint import load_model, read_info
 from kakusan.evaluation.features import from_function
 from kakusan.part import KakusanError
@@ -78,10 +81,12 @@ def made(trained: tuple[Path, Path], **options: Any) -> Distilled:
     return distill(*trained, device="cpu", progress=Progress(quiet=True), **options)
 
 
-def student(trained: tuple[Path, Path], out: Path, count: int = 0, steps: int = 6, **options: Any) -> Distilled:
-    return made(
-        trained, out=out, count=count, overrides=[f"training.steps={steps}", "batch=8", "log_every=2"], **options,
-    )  # fmt: skip
+def student(
+    trained: tuple[Path, Path], out: Path, count: int = 0, steps: int = 6, more: Sequence[str] = (),
+    wanted: int | None = None, **options: Any,
+) -> Distilled:  # fmt: skip
+    overrides = [f"training.steps={steps}", "batch=8", "log_every=2", *more]
+    return made(trained, out=out, count=count, overrides=overrides, steps=wanted, **options)
 
 
 def test_a_tuned_copy_is_used_and_the_teacher_stays(trained, tmp_path):
@@ -169,6 +174,77 @@ def test_a_student_stopped_and_resumed_is_the_one_that_never_stopped(trained, tm
         assert torch.equal(tensor, other[name]), name
 
 
+def halved(trained: tuple[Path, Path], out: Path) -> Distilled:
+    """A student of 2 steps from 8, by way of 4."""
+    return student(trained, out, method="progressive", more=["objective.grid.steps=8"], wanted=2, steps=12)
+
+
+def test_a_student_by_halvings_stopped_and_resumed_is_the_one_that_never_stopped(trained, tmp_path, monkeypatch):
+    straight = halved(trained, tmp_path / "straight")
+    first, last = (load(path, "cpu") for path in (tmp_path / "straight" / "steps-4", straight.path))
+    assert [m.info_["training"]["steps"] for m in (first, last)] == [6, 6], "the steps are shared"
+    assert [sampler.defaults(m.model)["steps"] for m in (first, last)] == [4, 2]
+    assert sampler.evaluations(last.sample(1)[0].recipe) == 2, "guidance is inside"
+    asked = [recipe.read(tmp_path / "straight" / name / "recipe.toml")["training"] for name in ("steps-4", "")]
+    assert [a["objective"]["steps"] for a in asked] == [4, 2]
+    assert asked[0]["objective"]["autoguidance"] > 1 and asked[1]["objective"]["autoguidance"] == 1, "once is enough"
+    real = loop.run
+
+    def broken(*given: Any, **options: Any) -> Any:
+        given[5].on_log = lambda row: options["stop"].request() if row["step"] == 4 else None
+        return real(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run", broken)
+        assert halved(trained, tmp_path / "out").interrupted
+    first = tmp_path / "out" / "steps-4"
+    assert not (first / "model.safetensors").exists()
+    assert not facade.resume(first, progress=Progress(quiet=True)).interrupted, "the message names the round's folder"
+    for name in ("steps-4", "."):
+        one, other = (load_model(tmp_path / run / name / "model.safetensors")[0] for run in ("straight", "out"))
+        for key, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[key]), key
+
+
+def test_the_weight_of_guidance_as_an_input_of_a_student(trained, tmp_path):
+    done = student(trained, tmp_path / "out", steps=4, guidance=2.5, guidance_range=(1, 4))
+    model, teacher = done.load("cpu"), load(trained[0], "cpu")
+    encoder = model.model.encoder("guidance")
+    assert (encoder.low, encoder.high, encoder.usual) == (1.0, 4.0, 2.5)
+    usual, three = model.sample(1, seed=5)[0], model.sample(1, seed=5, guidance=3.0)[0]
+    assert sampler.evaluations(three.recipe) == 2 and three.recipe["cond"]["guidance"] == 3.0
+    assert torch.equal(model.sample(1, seed=5, guidance=2.5)[0].raw, usual.raw)
+    assert not torch.equal(three.raw, usual.raw), "it has learnt that weights differ"
+    path, same = kakusan.reproduce(facade.save_samples([three], tmp_path / "samples")[0])
+    assert same, path
+    with pytest.raises(KakusanError, match="weights from 1 to 4"):
+        model.sample(1, guidance=5.0)
+    with pytest.raises(KakusanError, match="told once"):
+        model.sample(1, guidance=2.0, cond={"guidance": 3.0})
+    with pytest.raises(KakusanError, match="takes the weight as an input already"):
+        distill(done.path, trained[1], guidance_range=(1, 4), out=tmp_path / "next", device="cpu")
+    with torch.random.fork_rng():
+        fresh = build(read_info(done.path)["spec"], "model")
+    moved = columns(fresh, teacher.model)["denoiser.net.vector_in.weight"]
+    before = teacher.model.state_dict()["denoiser.net.vector_in.weight"]
+    zeros = moved.abs().sum(0) == 0
+    assert int(zeros.sum()) == 8 and torch.equal(moved[:, ~zeros], before), "the others keep their columns"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["objective.grid.steps=12"], "halving 12 steps does not lead to 2"),
+        (["objective.grid.steps=2"], "halving 2 steps does not lead to 2"),
+        (["objective.steps=4"], "the student's steps are told by --steps 2"),
+    ],
+    ids=str,
+)
+def test_halvings_that_lead_elsewhere_are_refused(trained, tmp_path, more, said):
+    with pytest.raises(KakusanError, match=said):
+        student(trained, tmp_path / "out", method="progressive", more=more, wanted=2)
+
+
 def test_resume_refuses_another_teacher(trained, tmp_path):
     done = student(trained, tmp_path / "out")
     done.path.unlink()
@@ -234,13 +310,17 @@ def test_a_worse_student_recommends_the_solver(trained, tmp_path, monkeypatch):
     ("options", "said"),
     [
         ({"method": "consistancy"}, "did you mean 'consistency'"),
-        ({"method": "magic"}, "choose one of: consistency, tune"),
+        ({"method": "magic"}, "choose one of: consistency, progressive, tune"),
         ({"steps": 0}, "--steps 0: --method consistency makes models of 1 to 100 steps"),
         ({"method": "tune", "steps": 1}, "--steps 1: --method tune makes models of 2"),
         ({"minutes": 0.0}, "--minutes 0: must be greater than 0"),
         ({"count": 5}, "-n 5: too few samples"),
         ({"set_default": True}, "only --method tune"),
         ({"autoguidance": float("nan")}, "autoguidance"),
+        ({"guidance_range": (4, 1)}, "--guidance-range 4,1: need LOW,HIGH"),
+        ({"guidance_range": "1"}, "--guidance-range 1: need LOW,HIGH"),
+        ({"guidance_range": (1, 4), "method": "tune"}, "only a student"),
+        ({"guidance_range": (1, 2), "guidance": 3.0}, "lies outside --guidance-range 1,2"),
     ],
     ids=str,
 )

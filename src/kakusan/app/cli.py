@@ -431,12 +431,19 @@ def distill(
     /,
     *overrides: Annotated[str, Parameter(help="Recipe settings of a student, as objective.q=64.")],
     method: Annotated[
-        str, Parameter(help="consistency: a student of 1 to 4 steps; tune: learned times and solver weights.")
+        str,
+        Parameter(
+            help="consistency: a student of 1 to 4 steps; progressive: one by halving the teacher's steps; "
+            "tune: learned times and solver weights."
+        ),
     ] = "consistency",
-    steps: Annotated[int | None, Parameter(help="Steps it is made for: 2 for a student, 5 for tune.")] = None,
+    steps: Annotated[int | None, Parameter(help="Steps it is made for: 2; 4 for progressive, 5 for tune.")] = None,
     minutes: Annotated[float | None, Parameter(help="Time it may take: 10 for a student, 3 for tune.")] = None,
     guidance: Annotated[float | None, Parameter(help="Guidance that goes inside; the teacher's own.")] = None,
     autoguidance: Annotated[float | None, Parameter(help="The same for autoguidance.")] = None,
+    guidance_range: Annotated[
+        str | None, Parameter(help="LOW,HIGH: the student takes the weight as an input, as --guidance of sample.")
+    ] = None,
     count: Annotated[int, Parameter(["--count", "-n"], help="Samples of each point of the report; 0 is none.")] = 256,
     set_default: Annotated[
         bool, Parameter(show_default=False, help="tune: also write what was found into MODEL itself.")
@@ -454,8 +461,8 @@ def distill(
     with Progress() as progress:
         done = work(
             model, data, method=method, steps=steps, minutes=minutes, guidance=guidance, autoguidance=autoguidance,
-            overrides=list(overrides), labels=labels, count=count, set_default=set_default, seed=seed, out=out,
-            device=device, progress=progress,
+            guidance_range=numbers(guidance_range), overrides=list(overrides), labels=labels, count=count,
+            set_default=set_default, seed=seed, out=out, device=device, progress=progress,
         )  # fmt: skip
         if done.report:
             progress.note(f"report: {done.report}")

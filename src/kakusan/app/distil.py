@@ -1,4 +1,4 @@
-"""distill: fewer evaluations with the same network (tune), or a student that needs one to four (consistency).
+"""distill: fewer evaluations with the same network (tune), or a student that needs few (consistency, progressive).
 
 Everything goes to one new folder: model.safetensors, few-steps.html and few-steps.json. The teacher's file stays as it
 is, unless asked.
@@ -7,6 +7,7 @@ is, unless asked.
 from __future__ import annotations
 
 import difflib
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from kakusan.app import fewsteps, rundir, sampler, student
+from kakusan.app.branches import MOST_WEIGHT
 from kakusan.app.fewsteps import Judge, Point, verdict
 from kakusan.app.fewstepspage import write_page
 from kakusan.app.loaded import Loaded, load
 from kakusan.app.project import Project
 from kakusan.app.reference import judgeable
+from kakusan.app.rounds import Wish
 from kakusan.app.rundir import RunDir
 from kakusan.app.show import Progress
 from kakusan.app.tuned import merged, tuned
@@ -31,7 +34,7 @@ from kakusan.training.stop import Stop
 
 __all__ = ["METHODS", "Distilled", "distill"]
 
-METHODS = {"consistency": 2, "tune": 5}  # and the steps they are for, unless said otherwise
+METHODS = {"consistency": 2, "progressive": 4, "tune": 5}  # and the steps they are for, unless said otherwise
 TUNING = 3.0  # minutes, for tuning
 RIVAL = 60.0  # seconds, at most, that the teacher is tuned to stand beside its student
 Tree = dict[str, Any]
@@ -63,6 +66,7 @@ def distill(
     minutes: float | None = None,
     guidance: float | None = None,
     autoguidance: float | None = None,
+    guidance_range: Sequence[float] | None = None,
     overrides: Sequence[str] = (),
     labels: str | None = None,
     count: int = 256,
@@ -75,13 +79,16 @@ def distill(
     """From a trained model to one that needs few evaluations, within ``minutes``; the teacher is never replaced.
 
     ``method``: "consistency" trains a student for ``steps`` (2) evaluations, with the teacher's guidance inside (10
-    minutes); "tune" learns times and solver weights for ``steps`` (5) steps and leaves the network as it is (3 minutes,
-    no pictures needed). ``count``: samples of each point of the report, drawn after the minutes; 0 is no report.
+    minutes); "progressive" one for ``steps`` (4), by halving the teacher's steps again and again; "tune" learns times
+    and solver weights for ``steps`` (5) steps and leaves the network as it is (3 minutes, no pictures needed).
+    ``count``: samples of each point of the report, drawn after the minutes; 0 is no report.
+    ``guidance_range``: (low, high), to make the weight of guidance an input of the student instead of a fixed one.
     ``set_default``: also write what tuning found into the teacher's own file.
     """
     chosen = _method(method)
     wanted = METHODS[chosen] if steps is None else steps
     _checked(chosen, data, wanted, minutes, count, set_default)
+    weights = None if guidance_range is None else _range(guidance_range, chosen)
     begun = readings()
     with progress or Progress() as shown:
         teacher = load(rundir.find_model(model), device)
@@ -94,11 +101,12 @@ def distill(
             seconds = 60 * (TUNING if minutes is None else minutes)
             return _tuning(teacher, project, wanted, seconds, settings, count, set_default, run, shown)
         assert project is not None
-        wish = student.Wish(wanted, minutes, guidance, autoguidance, overrides, seed, count)
+        wish = Wish(chosen, wanted, minutes, guidance, autoguidance, overrides, seed, count, weights)
         done = student.train_student(teacher, project, wish, run, shown, begun)
         if done.path is None or done.interrupted:
             return Distilled(run.path, done.path, None, True)
-        return report(teacher, project, wanted, count, run, shown)
+        about = {"method": chosen, "steps": wanted, "count": count}
+        return report(teacher, project, about, run, shown)
 
 
 def _method(method: str) -> str:
@@ -126,6 +134,20 @@ def _checked(
         raise KakusanError(f"-n {count}: too few samples for a point; give at least {fewsteps.LEAST}, or 0 for none")
     if set_default and method != "tune":
         raise KakusanError("--set-default: a student has a file of its own; only --method tune can write into MODEL")
+
+
+def _range(weights: Sequence[float], method: str) -> tuple[float, float]:
+    """Two weights of guidance, the lesser first."""
+    try:
+        low, high = (float(w) for w in weights)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -MOST_WEIGHT <= low < high <= MOST_WEIGHT:
+        shown = ",".join(map(str, weights)) if isinstance(weights, (list, tuple)) else weights
+        raise KakusanError(f"--guidance-range {shown}: need LOW,HIGH, as 1,4")
+    if method == "tune":
+        raise KakusanError(f"--guidance-range {low:g},{high:g}: only a student has the weight as an input")
+    return low, high
 
 
 def _folder(out: str | Path | None, teacher: Loaded, method: str, steps: int) -> RunDir:
@@ -241,9 +263,11 @@ def _tuned_page(found: Tuned, result: Tree, teacher: Loaded, said: Tree) -> Tree
     }
 
 
-def report(teacher: Loaded, project: Project, steps: int, count: int, run: RunDir, shown: Progress) -> Distilled:
-    """Teacher and student in one plot, and what to use: the student, or the teacher with a tuned solver."""
-    result: Tree = {"kakusan": 1, "method": "consistency", "steps": steps, "teacher": str(teacher.path)}
+def report(teacher: Loaded, project: Project, distilled: Tree, run: RunDir, shown: Progress) -> Distilled:
+    """Teacher and student in one plot, and what to use: the student, or the teacher with a tuned solver; ``distilled``
+    is what its file says about it."""
+    steps, count = int(distilled["steps"]), int(distilled["count"])
+    result: Tree = {"kakusan": 1, "method": distilled["method"], "steps": steps, "teacher": str(teacher.path)}
     if not count:
         return Distilled(run.path, run.model, None, False, result)
     made = load(run.model, str(teacher.device))
