@@ -44,6 +44,7 @@ CATALOG: dict[str, str] = {
     "weight/flow-uniform": "kakusan.core.objective:FlowUniform",
     "objective/denoising": "kakusan.core.objective:Denoising",
     "objective/consistency": "kakusan.distillation.consistency:Consistency",
+    "objective/imitation": "kakusan.distillation.imitation:Imitation",
     "objective/progressive": "kakusan.distillation.progressive:Progressive",
     "grid/karras": "kakusan.core.grid:Karras",
     "grid/uniform-lam": "kakusan.core.grid:UniformLam",

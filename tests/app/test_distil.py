@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,45 @@ def test_the_weight_of_guidance_as_an_input_of_a_student(trained, tmp_path):
     assert int(zeros.sum()) == 8 and torch.equal(moved[:, ~zeros], before), "the others keep their columns"
 
 
+def test_a_smaller_student_alone_is_drawn_as_its_teacher_and_judged_by_what_it_costs(trained, tmp_path, monkeypatch):
+    done = student(trained, tmp_path / "out", steps=4, method="shrink", student_size=0.4, guidance=2.0)
+    model, teacher = done.load("cpu"), load(trained[0], "cpu")
+    share = distil._parameters(model) / distil._parameters(teacher)
+    assert 0.2 < share < 0.6
+    mine, theirs = sampler.defaults(model.model), sampler.defaults(teacher.model)
+    assert [mine[n] for n in ("solver", "grid", "steps")] == [theirs[n] for n in ("solver", "grid", "steps")]
+    assert sampler.evaluations(model.sample(1, label="disc")[0].recipe) == mine["steps"], "guidance is inside"
+    asked: list[Any] = []
+
+    def measured(judge: Any, loaded: Loaded, series: str, **settings: Any) -> Point:
+        asked.append((series, settings["steps"]))
+        return Point(series, settings["steps"], settings["steps"], 100.0, 90.0, 110.0, 0.1)
+
+    monkeypatch.setattr(distil.Judge, "__init__", lambda *given: None)
+    monkeypatch.setattr(distil.Judge, "point", measured)
+    about = {"method": "shrink", "steps": 20, "count": 12}
+    with Stop() as stop:
+        points = distil._points(teacher, model, None, about, Progress(quiet=True), stop)
+    assert [s for name, s in asked if name == "student"] == [10, 20]
+    assert points is not None and {p.size for p in points if p.series == "student"} == {share}
+    assert ("teacher, unguided", int(20 * share)) in asked, "as many evaluations of the teacher as cost the same"
+
+
+def test_a_smaller_student_of_few_steps_is_shrunk_first(trained, tmp_path):
+    done = student(trained, tmp_path / "out", student_size=0.4)
+    first, last = (load(path, "cpu").model.denoiser.net for path in (tmp_path / "out" / "shrink", done.path))
+    assert first.spec() == last.spec() != load(trained[0], "cpu").model.denoiser.net.spec()
+    kinds = [recipe.read(tmp_path / "out" / name / "recipe.toml")["training"]["objective"] for name in ("shrink", "")]
+    assert [k["kind"] for k in kinds] == ["objective/imitation", "objective/consistency"]
+    assert kinds[0]["autoguidance"] == kinds[1]["autoguidance"] > 1
+
+
+def test_a_smaller_network_s_evaluations_count_for_less():
+    small = replace(point("student", 4, 100.0), size=0.25)
+    found = verdict(small, [point("teacher", 1, 150.0), point("teacher", 2, 10.0)])
+    assert found["better"] is True and "4 evaluations of 25% of the network" in found["words"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -310,13 +350,15 @@ def test_a_worse_student_recommends_the_solver(trained, tmp_path, monkeypatch):
     ("options", "said"),
     [
         ({"method": "consistancy"}, "did you mean 'consistency'"),
-        ({"method": "magic"}, "choose one of: consistency, progressive, tune"),
+        ({"method": "magic"}, "choose one of: consistency, progressive, shrink, tune"),
         ({"steps": 0}, "--steps 0: --method consistency makes models of 1 to 100 steps"),
         ({"method": "tune", "steps": 1}, "--steps 1: --method tune makes models of 2"),
         ({"minutes": 0.0}, "--minutes 0: must be greater than 0"),
         ({"count": 5}, "-n 5: too few samples"),
         ({"set_default": True}, "only --method tune"),
         ({"autoguidance": float("nan")}, "autoguidance"),
+        ({"student_size": 1.5}, "--student-size 1.5: it is a share"),
+        ({"student_size": 0.5, "method": "tune"}, "use --method shrink"),
         ({"guidance_range": (4, 1)}, "--guidance-range 4,1: need LOW,HIGH"),
         ({"guidance_range": "1"}, "--guidance-range 1: need LOW,HIGH"),
         ({"guidance_range": (1, 4), "method": "tune"}, "only a student"),

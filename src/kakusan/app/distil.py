@@ -10,7 +10,7 @@ import difflib
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from kakusan.training.stop import Stop
 
 __all__ = ["METHODS", "Distilled", "distill"]
 
-METHODS = {"consistency": 2, "progressive": 4, "tune": 5}  # and the steps they are for, unless said otherwise
+METHODS = {"consistency": 2, "progressive": 4, "shrink": 0, "tune": 5}  # and their steps; 0: the teacher's own
+SIZE = 0.25  # of a student that is only to be smaller
 TUNING = 3.0  # minutes, for tuning
 RIVAL = 60.0  # seconds, at most, that the teacher is tuned to stand beside its student
 Tree = dict[str, Any]
@@ -67,6 +68,7 @@ def distill(
     guidance: float | None = None,
     autoguidance: float | None = None,
     guidance_range: Sequence[float] | None = None,
+    student_size: float | None = None,
     overrides: Sequence[str] = (),
     labels: str | None = None,
     count: int = 256,
@@ -79,19 +81,23 @@ def distill(
     """From a trained model to one that needs few evaluations, within ``minutes``; the teacher is never replaced.
 
     ``method``: "consistency" trains a student for ``steps`` (2) evaluations, with the teacher's guidance inside (10
-    minutes); "progressive" one for ``steps`` (4), by halving the teacher's steps again and again; "tune" learns times
-    and solver weights for ``steps`` (5) steps and leaves the network as it is (3 minutes, no pictures needed).
-    ``count``: samples of each point of the report, drawn after the minutes; 0 is no report.
+    minutes); "progressive" one for ``steps`` (4), by halving the teacher's steps again and again; "shrink" a smaller
+    network that answers as the teacher does; "tune" learns times and solver weights for ``steps`` (5) steps and leaves
+    the network as it is (3 minutes, no pictures needed). ``student_size``: the student's share of the teacher's
+    parameters (0.25 for "shrink"); students of few steps are shrunk first. ``count``: samples of each point of the
+    report, drawn after the minutes; 0 is no report.
     ``guidance_range``: (low, high), to make the weight of guidance an input of the student instead of a fixed one.
     ``set_default``: also write what tuning found into the teacher's own file.
     """
     chosen = _method(method)
     wanted = METHODS[chosen] if steps is None else steps
-    _checked(chosen, data, wanted, minutes, count, set_default)
+    _checked(chosen, data, wanted if steps is not None else wanted or 1, minutes, count, set_default)
+    share = _share(chosen, student_size)
     weights = None if guidance_range is None else _range(guidance_range, chosen)
     begun = readings()
     with progress or Progress() as shown:
         teacher = load(rundir.find_model(model), device)
+        wanted = wanted or int(sampler.defaults(teacher.model)["steps"])
         project = None if data is None else student.opened(teacher, str(data), labels, shown)
         if project is not None and count:
             judgeable(project, "distill")
@@ -101,7 +107,7 @@ def distill(
             seconds = 60 * (TUNING if minutes is None else minutes)
             return _tuning(teacher, project, wanted, seconds, settings, count, set_default, run, shown)
         assert project is not None
-        wish = Wish(chosen, wanted, minutes, guidance, autoguidance, overrides, seed, count, weights)
+        wish = Wish(chosen, wanted, minutes, guidance, autoguidance, overrides, seed, count, share, weights)
         done = student.train_student(teacher, project, wish, run, shown, begun)
         if done.path is None or done.interrupted:
             return Distilled(run.path, done.path, None, True)
@@ -134,6 +140,17 @@ def _checked(
         raise KakusanError(f"-n {count}: too few samples for a point; give at least {fewsteps.LEAST}, or 0 for none")
     if set_default and method != "tune":
         raise KakusanError("--set-default: a student has a file of its own; only --method tune can write into MODEL")
+
+
+def _share(method: str, size: float | None) -> float | None:
+    """The student's share of the teacher's parameters; None = all."""
+    if size is not None and not 0.01 <= size < 1:
+        raise KakusanError(
+            f"--student-size {size:g}: it is a share of the teacher, from 0.01 to below 1 (0.25 is usual)"
+        )
+    if size is not None and method == "tune":
+        raise KakusanError(f"--student-size {size:g}: --method tune leaves the network as it is; use --method shrink")
+    return SIZE if size is None and method == "shrink" else size
 
 
 def _range(weights: Sequence[float], method: str) -> tuple[float, float]:
@@ -272,16 +289,17 @@ def report(teacher: Loaded, project: Project, distilled: Tree, run: RunDir, show
         return Distilled(run.path, run.model, None, False, result)
     made = load(run.model, str(teacher.device))
     with Stop() as stop:
-        points = _points(teacher, made, project, steps, count, shown, stop)
+        points = _points(teacher, made, project, distilled, shown, stop)
     if points is None:
         shown.note(f"stopped: {run.model} is finished; for its report: kakusan resume {run.path}")
         return Distilled(run.path, run.model, None, True, result)
     own = next(p for p in points if p.series == "student" and p.steps == steps)
+    budget = max(1, int(own.cost + 1e-6))
     others = [p for p in points if p.series != "student"]
     found = verdict(own, others)
     notes = [({True: "good", False: "warning", None: "note"}[found["better"]], found["words"], "")]
     if found["better"] is False:
-        fix = f"kakusan distill {teacher.path} {project.settings['path']} --method tune --steps {max(2, steps)}"
+        fix = f"kakusan distill {teacher.path} {project.settings['path']} --method tune --steps {max(2, budget)}"
         notes[0] = ("warning", f"{found['words']}. The tuned solver is recommended.", fix)
         shown.warn(f"{found['words']}; recommended instead: {fix}")
     else:
@@ -303,16 +321,21 @@ def report(teacher: Loaded, project: Project, distilled: Tree, run: RunDir, show
 
 
 def _points(
-    teacher: Loaded, made: Loaded, project: Project, steps: int, count: int, shown: Progress, stop: Stop
+    teacher: Loaded, made: Loaded, project: Project, distilled: Tree, shown: Progress, stop: Stop
 ) -> list[Point] | None:
-    """The student at 1, 2, 4 and its own steps; the teacher at its own, and tuned at no more evaluations than it."""
+    """The student at 1, 2, 4 and its own steps (a smaller one at its own and half of them); the teacher at its own, and
+    tuned at no more evaluations than cost as much."""
+    steps, count = int(distilled["steps"]), int(distilled["count"])
     judge = Judge(teacher, project, count, shown, stop)
+    size = _parameters(made) / _parameters(teacher)
+    budget = max(1, int(steps * size + 1e-6))
+    few = {steps, max(1, steps // 2)} if distilled["method"] == "shrink" else {1, 2, 4, steps}
     plain = {"guidance": 1.0} | ({"autoguidance": 1.0} if teacher.model.weak is not None else {})
     each = fewsteps.branches(teacher.model)
-    ways: list[tuple[Loaded, str, Tree]] = [(made, "student", {"steps": n}) for n in sorted({1, 2, 4, steps})]
+    ways: list[tuple[Loaded, str, Tree]] = [(made, "student", {"steps": n}) for n in sorted(few)]
     ways += [(teacher, "teacher", {"steps": n}) for n in sorted({4, int(sampler.defaults(teacher.model)["steps"])})]
-    ways.append((teacher, "teacher, unguided" if each > 1 else "teacher", {"steps": steps, **plain}))
-    for name, settings, n in (("unguided, tuned", plain, steps), ("tuned", {}, steps // each)):
+    ways.append((teacher, "teacher, unguided" if each > 1 else "teacher", {"steps": budget, **plain}))
+    for name, settings, n in (("unguided, tuned", plain, budget), ("tuned", {}, budget // each)):
         if n >= 2 and (each > 1 or name == "tuned"):
             found = tuned(teacher, n, RIVAL, shown, stop, **settings)
             if found is None:
@@ -325,5 +348,10 @@ def _points(
         point = judge.point(loaded, series, **settings)
         if point is None:
             return None
-        points.append(point)
+        points.append(replace(point, size=size) if loaded is made else point)
     return points
+
+
+def _parameters(loaded: Loaded) -> int:
+    """Of the network that is evaluated at every step."""
+    return sum(p.numel() for p in loaded.model.denoiser.net.parameters())

@@ -9,11 +9,13 @@ from typing import Any
 
 from kakusan.app import recipe, sampler
 from kakusan.app.loaded import Loaded
+from kakusan.app.narrower import narrower
 from kakusan.app.project import Project
 from kakusan.checkpoint import read_info
 from kakusan.conditions.guidance import Guidance
 from kakusan.distillation.teacher import WEIGHT
 from kakusan.part import KakusanError
+from kakusan.training import plan
 
 __all__ = ["Wish", "planned"]
 
@@ -35,6 +37,7 @@ class Wish:
     overrides: Sequence[str]
     seed: int
     count: int = 0  # samples of each point of the report
+    size: float | None = None  # share of the teacher's parameters, None = all
     weights: tuple[float, float] | None = None  # between which the weight of guidance is an input of the student
 
 
@@ -48,7 +51,12 @@ def planned(teacher: Loaded, project: Project, wish: Wish) -> list[Round]:
         "guidance": float(known["guidance"] if wish.guidance is None else wish.guidance),
         "autoguidance": float(auto) if teacher.model.weak is not None else 1.0,
     }
-    objective, drawn = _METHODS[wish.method](known, wish.steps, guided)
+    if wish.method == "shrink":
+        objective, drawn = _imitation(known, project, guided)
+    else:
+        objective, drawn = _METHODS[wish.method](known, wish.steps, guided)
+    if wish.size is not None:
+        spec["denoiser"]["net"] = narrower(spec["denoiser"]["net"], wish.size)
     if wish.weights is not None:
         _weighed(spec, wish.weights, guided["guidance"], wish.guidance is not None)
     spec["defaults"] = drawn | {"steps": wish.steps, "guidance": 1.0, "autoguidance": 1.0, "eta": 0.0}
@@ -60,6 +68,9 @@ def planned(teacher: Loaded, project: Project, wish: Wish) -> list[Round]:
     elif training["minutes"] is None:
         training["minutes"] = MINUTES
     rounds = _halvings(tree, wish.steps) if wish.method == "progressive" else [("", tree)]
+    if wish.size is not None and wish.method != "shrink":
+        first = _imitation(known, project, guided)
+        rounds.insert(0, ("shrink", _shrunk(rounds[0][1], *first, int(known["steps"]))))
     return _shared(rounds)
 
 
@@ -100,14 +111,37 @@ def _progressive(known: Tree, steps: int, guided: Tree) -> tuple[Tree, Tree]:
     return objective, {"solver": {"kind": "solver/ddim"}, "grid": grid}
 
 
+def _imitation(known: Tree, project: Project, guided: Tree) -> tuple[Tree, Tree]:
+    """Drawn as the teacher is, at the levels that it was trained at."""
+    objective = {
+        "kind": "objective/imitation",
+        "density": {"kind": "density/log-normal", "mean": plan.noise_level(project.facts), "std": 1.4},
+        "weight": {"kind": "weight/edm", "sigma_data": project.facts.sigma_data},
+        **guided,
+    }
+    return objective, {"solver": known["solver"], "grid": known["grid"]}
+
+
+def _shrunk(tree: Tree, objective: Tree, drawn: Tree, steps: int) -> Tree:
+    """The round before the others of a smaller student: it learns to answer as the teacher does."""
+    made = copy.deepcopy(tree)
+    made["training"] |= {"objective": objective, "optim": dict(_SCRATCH)}
+    made["model"]["defaults"] |= drawn | {"steps": steps}
+    return made
+
+
 _METHODS = {"consistency": _consistency, "progressive": _progressive}
+
+
+_TUNED = {"kind": "optim/muon", "lr": 0.005, "lr_rest": 0.0035}  # of weights that are good already
+_SCRATCH = {"kind": "optim/muon", "lr": 0.01, "lr_rest": 0.007}
 
 
 def _training(objective: Tree, project: Project, wish: Wish) -> Tree:
     return {
         "kind": "training",
         "objective": objective,
-        "optim": {"kind": "optim/muon", "lr": 0.005, "lr_rest": 0.0035},
+        "optim": dict(_SCRATCH if wish.method == "shrink" else _TUNED),
         "batch": min(64, max(4, len(project.train))),
         "minutes": wish.minutes,
         "seed": wish.seed,
