@@ -15,7 +15,7 @@ from PIL import Image as Pil
 
 import kakusan
 from app.standins import pixels
-from kakusan.app import distil, facade, fewsteps, recipe, sampler, tuned
+from kakusan.app import distil, distilled, facade, fewsteps, recipe, sampler, tuned
 from kakusan.app.cli import main
 from kakusan.app.columns import columns
 from kakusan.app.distil import Distilled, distill
@@ -67,7 +67,7 @@ def quiet(tmp_path, monkeypatch):
     monkeypatch.setattr(fewsteps, "extractor_of", lambda wanted, packed: from_function(pixels, 17))
     monkeypatch.setattr(fewsteps, "LEAST", 12)
     monkeypatch.setattr(tuned, "TEACHER", 8)
-    monkeypatch.setattr(distil, "RIVAL", 1.0)
+    monkeypatch.setattr(distilled, "RIVAL", 1.0)
     monkeypatch.setattr(tuned, "Seeds", lambda: small)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -235,7 +235,7 @@ def test_the_weight_of_guidance_as_an_input_of_a_student(trained, tmp_path):
 def test_a_smaller_student_alone_is_drawn_as_its_teacher_and_judged_by_what_it_costs(trained, tmp_path, monkeypatch):
     done = student(trained, tmp_path / "out", steps=4, method="shrink", student_size=0.4, guidance=2.0)
     model, teacher = done.load("cpu"), load(trained[0], "cpu")
-    share = distil._parameters(model) / distil._parameters(teacher)
+    share = distilled._parameters(model) / distilled._parameters(teacher)
     assert 0.2 < share < 0.6
     mine, theirs = sampler.defaults(model.model), sampler.defaults(teacher.model)
     assert [mine[n] for n in ("solver", "grid", "steps")] == [theirs[n] for n in ("solver", "grid", "steps")]
@@ -246,11 +246,11 @@ def test_a_smaller_student_alone_is_drawn_as_its_teacher_and_judged_by_what_it_c
         asked.append((series, settings["steps"]))
         return Point(series, settings["steps"], settings["steps"], 100.0, 90.0, 110.0, 0.1)
 
-    monkeypatch.setattr(distil.Judge, "__init__", lambda *given: None)
-    monkeypatch.setattr(distil.Judge, "point", measured)
+    monkeypatch.setattr(distilled.Judge, "__init__", lambda *given: None)
+    monkeypatch.setattr(distilled.Judge, "point", measured)
     about = {"method": "shrink", "steps": 20, "count": 12}
     with Stop() as stop:
-        points = distil._points(teacher, model, None, about, Progress(quiet=True), stop)
+        points = distilled._points(teacher, model, None, about, Progress(quiet=True), stop)
     assert [s for name, s in asked if name == "student"] == [10, 20]
     assert points is not None and {p.size for p in points if p.series == "student"} == {share}
     assert ("teacher, unguided", int(20 * share)) in asked, "as many evaluations of the teacher as cost the same"
@@ -297,7 +297,7 @@ def test_resume_refuses_another_teacher(trained, tmp_path):
 
 
 def test_a_finished_student_gets_the_report_it_lacks_and_nothing_else(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(distil, "_points", lambda *given: [point("student", 2, 100.0), point("teacher", 2, 104.0)])
+    monkeypatch.setattr(distilled, "_points", lambda *given: [point("student", 2, 100.0), point("teacher", 2, 104.0)])
     done = student(trained, tmp_path / "out", count=12, steps=2)
     before = done.path.read_bytes()
     done.report.unlink()
@@ -340,7 +340,7 @@ def test_a_worse_student_recommends_the_solver(trained, tmp_path, monkeypatch):
     def measured(teacher: Loaded, made: Loaded, *given: Any) -> list[Point]:
         return [point("student", 2, 100.0), point("teacher, unguided, tuned", 2, 50.0)]
 
-    monkeypatch.setattr(distil, "_points", measured)
+    monkeypatch.setattr(distilled, "_points", measured)
     done = student(trained, tmp_path / "out", count=12, steps=2)
     assert done.result["verdict"]["better"] is False
     assert "--method tune" in done.report.read_text("utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kakusan.app import facade, recipe, rundir
+from kakusan.app.distilled import report
 from kakusan.app.loaded import Loaded, load
 from kakusan.app.project import Project, open_project
 from kakusan.app.rounds import Wish, planned
@@ -90,8 +91,6 @@ def train_student(
 
 def resume_student(run: RunDir, tree: Tree, about: Tree, shown: Progress, begun: dict[str, float]) -> facade.Trained:
     """Go on with an interrupted student exactly as it would have gone on, or with the report it still lacks."""
-    from kakusan.app.distil import report
-
     if "within" in about["distilled"]:  # a round is part of the student in the folder above
         run = rundir.existing(run.path.resolve().parent)
         tree, about = recipe.read(run.recipe), json.loads(run.environment.read_text("utf-8"))
