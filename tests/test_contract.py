@@ -18,6 +18,7 @@ EXAMPLES = {
     "objective/denoising": {"density": {"kind": "density/uniform-t"}, "weight": {"kind": "weight/edm"}},
     "grid/listed": {"ratios": [10.0, 1.0, 0.1]},
     "grid/learned": {"lams": [[-1.0, 1.5], [0.5]], "base": {"kind": "grid/karras"}},
+    "grid/every": {"base": {"kind": "grid/karras"}, "steps": 8},
     "solver/learned": {
         "lams": [[-1.0, 1.5], [0.5]],
         "weights": [[0.2, 0.4, -0.1], [0.3]],

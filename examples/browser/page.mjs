@@ -1,6 +1,7 @@
 // The page: loads the model beside it, draws, and shows a grid.
 import * as ort from "./ort/ort.wasm.min.mjs";
 import { gaussian, networks, sample } from "./sampler.mjs";
+import { reader } from "./words.mjs";
 
 const at = (id) => document.getElementById(id);
 ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href; // beside this page, from nowhere else
@@ -10,6 +11,9 @@ try {
   const table = await (await fetch("model/table.json")).json();
   const sessions = await networks(table, (file) => ort.InferenceSession.create(`model/${file}`));
   const names = table.conditions.label?.names ?? [];
+  const said = table.conditions.prompt;
+  const read = said?.vocabulary ? reader(said) : null;
+  at("words").hidden = read === null;
   at("classes").hidden = names.length === 0;
   for (const [value, text] of [["", "each in turn"], ...names.map((name, i) => [i, name])]) {
     at("label").append(new Option(text, value));
@@ -20,7 +24,7 @@ try {
     event.preventDefault();
     at("go").disabled = true;
     try {
-      await draw(table, sessions, names.length);
+      await draw(table, sessions, names.length, read);
     } catch (error) {
       at("said").textContent = `failed: ${error.message}`;
     }
@@ -31,10 +35,15 @@ try {
   at("said").textContent = `cannot load the model: ${error.message}`;
 }
 
-async function draw(table, sessions, classes) {
+async function draw(table, sessions, classes, read) {
   const count = Math.max(1, Math.min(64, Number(at("count").value) || 1));
   const chosen = at("label").value;
   const given = classes ? { label: Array.from({ length: count }, (_, i) => (chosen === "" ? i % classes : Number(chosen))) } : {};
+  if (read && at("prompt").value.trim()) {
+    const { pieces, weight } = read(at("prompt").value);
+    given.prompt_pieces = Array(count).fill(pieces);
+    given.prompt_weight = Array(count).fill(weight);
+  }
   const normal = gaussian(Number(at("seed").value) || 0);
   const noise = Float32Array.from({ length: count * table.shape.reduce((a, b) => a * b) }, normal);
   const begun = performance.now();

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ from PIL import Image as Pil
 
 import kakusan
 from app.standins import pixels
-from kakusan.app import distil, facade, fewsteps, sampler, tuned
+from kakusan.app import distil, distilled, facade, fewsteps, recipe, sampler, tuned
 from kakusan.app.cli import main
+from kakusan.app.columns import columns
 from kakusan.app.distil import Distilled, distill
 from kakusan.app.fewsteps import Point, verdict
 from kakusan.app.loaded import Loaded, load
 from kakusan.app.show import Progress
+from kakusan.catalog import build
 from kakusan.checkpoint import load_model, read_info
 from kakusan.evaluation.features import from_function
 from kakusan.part import KakusanError
@@ -63,7 +67,7 @@ def quiet(tmp_path, monkeypatch):
     monkeypatch.setattr(fewsteps, "extractor_of", lambda wanted, packed: from_function(pixels, 17))
     monkeypatch.setattr(fewsteps, "LEAST", 12)
     monkeypatch.setattr(tuned, "TEACHER", 8)
-    monkeypatch.setattr(distil, "RIVAL", 1.0)
+    monkeypatch.setattr(distilled, "RIVAL", 1.0)
     monkeypatch.setattr(tuned, "Seeds", lambda: small)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -78,10 +82,12 @@ def made(trained: tuple[Path, Path], **options: Any) -> Distilled:
     return distill(*trained, device="cpu", progress=Progress(quiet=True), **options)
 
 
-def student(trained: tuple[Path, Path], out: Path, count: int = 0, steps: int = 6, **options: Any) -> Distilled:
-    return made(
-        trained, out=out, count=count, overrides=[f"training.steps={steps}", "batch=8", "log_every=2"], **options,
-    )  # fmt: skip
+def student(
+    trained: tuple[Path, Path], out: Path, count: int = 0, steps: int = 6, more: Sequence[str] = (),
+    wanted: int | None = None, **options: Any,
+) -> Distilled:  # fmt: skip
+    overrides = [f"training.steps={steps}", "batch=8", "log_every=2", *more]
+    return made(trained, out=out, count=count, overrides=overrides, steps=wanted, **options)
 
 
 def test_a_tuned_copy_is_used_and_the_teacher_stays(trained, tmp_path):
@@ -169,6 +175,116 @@ def test_a_student_stopped_and_resumed_is_the_one_that_never_stopped(trained, tm
         assert torch.equal(tensor, other[name]), name
 
 
+def halved(trained: tuple[Path, Path], out: Path) -> Distilled:
+    """A student of 2 steps from 8, by way of 4."""
+    return student(trained, out, method="progressive", more=["objective.grid.steps=8"], wanted=2, steps=12)
+
+
+def test_a_student_by_halvings_stopped_and_resumed_is_the_one_that_never_stopped(trained, tmp_path, monkeypatch):
+    straight = halved(trained, tmp_path / "straight")
+    first, last = (load(path, "cpu") for path in (tmp_path / "straight" / "steps-4", straight.path))
+    assert [m.info_["training"]["steps"] for m in (first, last)] == [6, 6], "the steps are shared"
+    assert [sampler.defaults(m.model)["steps"] for m in (first, last)] == [4, 2]
+    assert sampler.evaluations(last.sample(1)[0].recipe) == 2, "guidance is inside"
+    asked = [recipe.read(tmp_path / "straight" / name / "recipe.toml")["training"] for name in ("steps-4", "")]
+    assert [a["objective"]["steps"] for a in asked] == [4, 2]
+    assert asked[0]["objective"]["autoguidance"] > 1 and asked[1]["objective"]["autoguidance"] == 1, "once is enough"
+    real = loop.run
+
+    def broken(*given: Any, **options: Any) -> Any:
+        given[5].on_log = lambda row: options["stop"].request() if row["step"] == 4 else None
+        return real(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run", broken)
+        assert halved(trained, tmp_path / "out").interrupted
+    first = tmp_path / "out" / "steps-4"
+    assert not (first / "model.safetensors").exists()
+    assert not facade.resume(first, progress=Progress(quiet=True)).interrupted, "the message names the round's folder"
+    for name in ("steps-4", "."):
+        one, other = (load_model(tmp_path / run / name / "model.safetensors")[0] for run in ("straight", "out"))
+        for key, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[key]), key
+
+
+def test_the_weight_of_guidance_as_an_input_of_a_student(trained, tmp_path):
+    done = student(trained, tmp_path / "out", steps=4, guidance=2.5, guidance_range=(1, 4))
+    model, teacher = done.load("cpu"), load(trained[0], "cpu")
+    encoder = model.model.encoder("guidance")
+    assert (encoder.low, encoder.high, encoder.usual) == (1.0, 4.0, 2.5)
+    usual, three = model.sample(1, seed=5)[0], model.sample(1, seed=5, guidance=3.0)[0]
+    assert sampler.evaluations(three.recipe) == 2 and three.recipe["cond"]["guidance"] == 3.0
+    assert torch.equal(model.sample(1, seed=5, guidance=2.5)[0].raw, usual.raw)
+    assert not torch.equal(three.raw, usual.raw), "it has learnt that weights differ"
+    path, same = kakusan.reproduce(facade.save_samples([three], tmp_path / "samples")[0])
+    assert same, path
+    with pytest.raises(KakusanError, match="weights from 1 to 4"):
+        model.sample(1, guidance=5.0)
+    with pytest.raises(KakusanError, match="told once"):
+        model.sample(1, guidance=2.0, cond={"guidance": 3.0})
+    with pytest.raises(KakusanError, match="takes the weight as an input already"):
+        distill(done.path, trained[1], guidance_range=(1, 4), out=tmp_path / "next", device="cpu")
+    with torch.random.fork_rng():
+        fresh = build(read_info(done.path)["spec"], "model")
+    moved = columns(fresh, teacher.model)["denoiser.net.vector_in.weight"]
+    before = teacher.model.state_dict()["denoiser.net.vector_in.weight"]
+    zeros = moved.abs().sum(0) == 0
+    assert int(zeros.sum()) == 8 and torch.equal(moved[:, ~zeros], before), "the others keep their columns"
+
+
+def test_a_smaller_student_alone_is_drawn_as_its_teacher_and_judged_by_what_it_costs(trained, tmp_path, monkeypatch):
+    done = student(trained, tmp_path / "out", steps=4, method="shrink", student_size=0.4, guidance=2.0)
+    model, teacher = done.load("cpu"), load(trained[0], "cpu")
+    share = distilled._parameters(model) / distilled._parameters(teacher)
+    assert 0.2 < share < 0.6
+    mine, theirs = sampler.defaults(model.model), sampler.defaults(teacher.model)
+    assert [mine[n] for n in ("solver", "grid", "steps")] == [theirs[n] for n in ("solver", "grid", "steps")]
+    assert sampler.evaluations(model.sample(1, label="disc")[0].recipe) == mine["steps"], "guidance is inside"
+    asked: list[Any] = []
+
+    def measured(judge: Any, loaded: Loaded, series: str, **settings: Any) -> Point:
+        asked.append((series, settings["steps"]))
+        return Point(series, settings["steps"], settings["steps"], 100.0, 90.0, 110.0, 0.1)
+
+    monkeypatch.setattr(distilled.Judge, "__init__", lambda *given: None)
+    monkeypatch.setattr(distilled.Judge, "point", measured)
+    about = {"method": "shrink", "steps": 20, "count": 12}
+    with Stop() as stop:
+        points = distilled._points(teacher, model, None, about, Progress(quiet=True), stop)
+    assert [s for name, s in asked if name == "student"] == [10, 20]
+    assert points is not None and {p.size for p in points if p.series == "student"} == {share}
+    assert ("teacher, unguided", int(20 * share)) in asked, "as many evaluations of the teacher as cost the same"
+
+
+def test_a_smaller_student_of_few_steps_is_shrunk_first(trained, tmp_path):
+    done = student(trained, tmp_path / "out", student_size=0.4)
+    first, last = (load(path, "cpu").model.denoiser.net for path in (tmp_path / "out" / "shrink", done.path))
+    assert first.spec() == last.spec() != load(trained[0], "cpu").model.denoiser.net.spec()
+    kinds = [recipe.read(tmp_path / "out" / name / "recipe.toml")["training"]["objective"] for name in ("shrink", "")]
+    assert [k["kind"] for k in kinds] == ["objective/imitation", "objective/consistency"]
+    assert kinds[0]["autoguidance"] == kinds[1]["autoguidance"] > 1
+
+
+def test_a_smaller_network_s_evaluations_count_for_less():
+    small = replace(point("student", 4, 100.0), size=0.25)
+    found = verdict(small, [point("teacher", 1, 150.0), point("teacher", 2, 10.0)])
+    assert found["better"] is True and "4 evaluations of 25% of the network" in found["words"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["objective.grid.steps=12"], "halving 12 steps does not lead to 2"),
+        (["objective.grid.steps=2"], "halving 2 steps does not lead to 2"),
+        (["objective.steps=4"], "the student's steps are told by --steps 2"),
+    ],
+    ids=str,
+)
+def test_halvings_that_lead_elsewhere_are_refused(trained, tmp_path, more, said):
+    with pytest.raises(KakusanError, match=said):
+        student(trained, tmp_path / "out", method="progressive", more=more, wanted=2)
+
+
 def test_resume_refuses_another_teacher(trained, tmp_path):
     done = student(trained, tmp_path / "out")
     done.path.unlink()
@@ -181,7 +297,7 @@ def test_resume_refuses_another_teacher(trained, tmp_path):
 
 
 def test_a_finished_student_gets_the_report_it_lacks_and_nothing_else(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(distil, "_points", lambda *given: [point("student", 2, 100.0), point("teacher", 2, 104.0)])
+    monkeypatch.setattr(distilled, "_points", lambda *given: [point("student", 2, 100.0), point("teacher", 2, 104.0)])
     done = student(trained, tmp_path / "out", count=12, steps=2)
     before = done.path.read_bytes()
     done.report.unlink()
@@ -224,7 +340,7 @@ def test_a_worse_student_recommends_the_solver(trained, tmp_path, monkeypatch):
     def measured(teacher: Loaded, made: Loaded, *given: Any) -> list[Point]:
         return [point("student", 2, 100.0), point("teacher, unguided, tuned", 2, 50.0)]
 
-    monkeypatch.setattr(distil, "_points", measured)
+    monkeypatch.setattr(distilled, "_points", measured)
     done = student(trained, tmp_path / "out", count=12, steps=2)
     assert done.result["verdict"]["better"] is False
     assert "--method tune" in done.report.read_text("utf-8")
@@ -234,13 +350,19 @@ def test_a_worse_student_recommends_the_solver(trained, tmp_path, monkeypatch):
     ("options", "said"),
     [
         ({"method": "consistancy"}, "did you mean 'consistency'"),
-        ({"method": "magic"}, "choose one of: consistency, tune"),
+        ({"method": "magic"}, "choose one of: consistency, progressive, shrink, tune"),
         ({"steps": 0}, "--steps 0: --method consistency makes models of 1 to 100 steps"),
         ({"method": "tune", "steps": 1}, "--steps 1: --method tune makes models of 2"),
         ({"minutes": 0.0}, "--minutes 0: must be greater than 0"),
         ({"count": 5}, "-n 5: too few samples"),
         ({"set_default": True}, "only --method tune"),
         ({"autoguidance": float("nan")}, "autoguidance"),
+        ({"student_size": 1.5}, "--student-size 1.5: it is a share"),
+        ({"student_size": 0.5, "method": "tune"}, "use --method shrink"),
+        ({"guidance_range": (4, 1)}, "--guidance-range 4,1: need LOW,HIGH"),
+        ({"guidance_range": "1"}, "--guidance-range 1: need LOW,HIGH"),
+        ({"guidance_range": (1, 4), "method": "tune"}, "only a student"),
+        ({"guidance_range": (1, 2), "guidance": 3.0}, "lies outside --guidance-range 1,2"),
     ],
     ids=str,
 )

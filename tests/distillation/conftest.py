@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from kakusan.core.batch import Batch, Cond
 from kakusan.core.denoiser import Denoiser, Net
 from kakusan.core.guide import Denoise
-from kakusan.core.model import Model
+from kakusan.core.model import Encoder, Model
 from kakusan.core.objective import Objective
 from kakusan.core.param import Karras, Param
 from kakusan.core.process import VE, Process
@@ -21,6 +22,7 @@ from kakusan.core.space import Flat
 MEANS = torch.tensor([[-1.0, 0.0], [0.8, 0.8], [0.6, -1.0]], dtype=torch.float64)
 SHARES = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
 SPREAD = 0.25
+STD = 0.7  # of the Gaussians
 
 
 def exact(process: Process) -> Denoise:
@@ -81,6 +83,42 @@ def taught(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
     return model
+
+
+def gaussian(process, param) -> Model:
+    """The exact denoiser of N(0, STD^2): Karras's skip alone, the network giving 0."""
+    model = made(1, process, param)
+    with torch.no_grad():
+        for p in model.denoiser.net.last.parameters():
+            p.zero_()
+    return model.requires_grad_(False)
+
+
+class Mean(Encoder):
+    """A Gaussian's mean as the condition; its null is 0."""
+
+    kind = "test/mean"
+
+    def prepare(self, values: list[Any]) -> dict[str, Tensor]:
+        return {"mean": torch.tensor([[0.0 if v is None else v] for v in values])}
+
+    def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
+        return Cond(vector=torch.where(keep[:, None], inputs["mean"], 0.0))
+
+
+class Shift(Net):
+    """What Karras's parametrisation needs for the exact denoiser of N(mean, STD^2)."""
+
+    kind = "test/shift"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, lam: Tensor, cond: Cond) -> Tensor:
+        k = torch.exp(-lam)[:, None]
+        assert cond.vector is not None
+        return self.one * cond.vector * k / (STD * (k**2 + STD**2).sqrt())
 
 
 @pytest.fixture(autouse=True)

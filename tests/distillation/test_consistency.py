@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from distillation.conftest import Small, made, taught
+from distillation.conftest import STD, Mean, Shift, Small, gaussian, made, taught
 from harness.tiny import Data, assert_same, settings
 from harness.tiny import model as tiny_model
-from kakusan.core.batch import Batch, Cond
-from kakusan.core.denoiser import Denoiser, Net
+from kakusan.core.batch import Batch
+from kakusan.core.denoiser import Denoiser
 from kakusan.core.grid import Consistency as ConsistencyGrid
-from kakusan.core.model import Encoder, Model
+from kakusan.core.model import Model
 from kakusan.core.objective import LogNormal
 from kakusan.core.param import X0, Eps, Karras, V, Velocity
 from kakusan.core.process import VE, VP, Flow
@@ -29,8 +29,6 @@ from kakusan.part import KakusanError
 from kakusan.training import loop
 from kakusan.training.hooks import Hooks
 from kakusan.training.stop import Stop
-
-STD = 0.7
 
 
 def test_the_lower_point_comes_nearer_and_ends_at_the_clean_end():
@@ -78,15 +76,6 @@ def test_the_same_units_are_dropped_at_both_points():
     assert not torch.equal(out, model.denoiser(x, t)), "a later call drops other units"
 
 
-def gaussian(process, param) -> Model:
-    """The exact denoiser of N(0, STD^2): Karras's skip alone, the network giving 0."""
-    model = made(1, process, param)
-    with torch.no_grad():
-        for p in model.denoiser.net.last.parameters():
-            p.zero_()
-    return model.requires_grad_(False)
-
-
 CASES: dict[str, dict[str, Any]] = {
     "the pictures' own noise": {"path": "data", "q": 4.0, "stage": 80, "align": 0},
     "the teacher's steps": {"path": "teacher", "q": 4.0, "stage": 80, "align": 0},
@@ -118,33 +107,6 @@ def test_a_student_of_a_gaussian_is_its_closed_form(case, process):
         assert float((mine - STD * z).square().mean().sqrt() / scale) < 0.3, float(level)
         if level > 1:
             assert float((theirs - STD * z).square().mean().sqrt() / scale) > 0.8
-
-
-class Mean(Encoder):
-    """A Gaussian's mean as the condition; its null is 0."""
-
-    kind = "test/mean"
-
-    def prepare(self, values: list[Any]) -> dict[str, Tensor]:
-        return {"mean": torch.tensor([[0.0 if v is None else v] for v in values])}
-
-    def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
-        return Cond(vector=torch.where(keep[:, None], inputs["mean"], 0.0))
-
-
-class Shift(Net):
-    """What Karras's parametrisation needs for the exact denoiser of N(mean, STD^2)."""
-
-    kind = "test/shift"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one = nn.Parameter(torch.ones(()))
-
-    def forward(self, x: Tensor, lam: Tensor, cond: Cond) -> Tensor:
-        k = torch.exp(-lam)[:, None]
-        assert cond.vector is not None
-        return self.one * cond.vector * k / (STD * (k**2 + STD**2).sqrt())
 
 
 def test_guidance_inside_is_the_guided_gaussian():

@@ -11,6 +11,7 @@ from kakusan.app import branches, prompts, sampler
 from kakusan.app.sampler import Request
 from kakusan.core.model import Model
 from kakusan.core.rng import mix
+from kakusan.distillation.teacher import WEIGHT
 from kakusan.part import KakusanError
 from kakusan.training.captions import PROMPT
 
@@ -47,18 +48,29 @@ def ask(
         raise KakusanError(f"--wildcards {wildcards!r}: choose turn (one after another) or seed (by chance)")
     cond, negative = ({branches.known(model, n): v for n, v in named.items()} for named in (cond, negative))
     chosen = list(seeds) if seeds is not None else [seed + i for i in range(_many(model, count, cond, negative))]
-    given = {n: _each(n, v, len(chosen)) for n, v in cond.items()}
+    options = dict(settings or {})
+    given = {n: _each(n, v, len(chosen)) for n, v in (dict(cond) | _weight(model, options, cond)).items()}
     against = {n: _each(n, v, len(chosen)) for n, v in negative.items()}
     _expand(model, given, against, chosen, wildcards)
     if "label" in model.encoders and not {"label", PROMPT} & {*given, *against}:
         given["label"] = list(sampler.random_labels(model.encoder("label").names, chosen))
-    options = dict(settings or {})
     size = options.get("size")
     if isinstance(size, int):
         size = options["size"] = (size, size)
     if size is not None and not all(1 <= n <= MOST_SIDE for n in size):
         raise KakusanError(f"--size {' x '.join(map(str, size))}: sides go from 1 to {MOST_SIDE} pixels")
     return Request(seeds=chosen, cond=given, negative=against, **options)
+
+
+def _weight(model: Model, options: dict[str, Any], cond: Mapping[str, Any]) -> dict[str, float]:
+    """The weight of guidance as a condition, where the model is a student that takes it as one; out of ``options``."""
+    weight = options.get("guidance")
+    if WEIGHT not in model.encoders or weight is None:
+        return {}
+    if isinstance(weight, Mapping) or WEIGHT in cond:
+        raise KakusanError("--guidance: this student takes one weight for all its conditions, told once; give a number")
+    options["guidance"] = None
+    return {WEIGHT: branches.weight_of("--guidance", weight)}
 
 
 def _counted(count: int) -> int:

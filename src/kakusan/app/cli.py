@@ -172,7 +172,8 @@ def sample(
         progress.start(len(request.seeds), "sampling", "step")
         for words in loaded.remarks(request):
             progress.warn(words)
-        made_for = max(4, (loaded.info_.get("distilled") or {}).get("steps", 10_000))
+        student = loaded.info_.get("distilled") or {"method": "shrink"}
+        made_for = 10_000 if student["method"] == "shrink" else max(4, student["steps"])
         if steps is not None and steps > made_for:
             progress.warn(f"--steps {steps}: this student was made for 1 to {made_for}; more help little")
         samples = loaded.draw(request, film, batch, progress.update, stop)
@@ -436,12 +437,24 @@ def distill(
     /,
     *overrides: Annotated[str, Parameter(help="Recipe settings of a student, as objective.q=64.")],
     method: Annotated[
-        str, Parameter(help="consistency: a student of 1 to 4 steps; tune: learned times and solver weights.")
+        str,
+        Parameter(
+            help="consistency: a student of 1 to 4 steps; progressive: one by halving the teacher's steps; "
+            "shrink: a smaller network; tune: learned times and solver weights."
+        ),
     ] = "consistency",
-    steps: Annotated[int | None, Parameter(help="Steps it is made for: 2 for a student, 5 for tune.")] = None,
+    steps: Annotated[
+        int | None, Parameter(help="Steps it is made for: 2; 4 for progressive, 5 for tune, for shrink the teacher's.")
+    ] = None,
     minutes: Annotated[float | None, Parameter(help="Time it may take: 10 for a student, 3 for tune.")] = None,
     guidance: Annotated[float | None, Parameter(help="Guidance that goes inside; the teacher's own.")] = None,
     autoguidance: Annotated[float | None, Parameter(help="The same for autoguidance.")] = None,
+    guidance_range: Annotated[
+        str | None, Parameter(help="LOW,HIGH: the student takes the weight as an input, as --guidance of sample.")
+    ] = None,
+    student_size: Annotated[
+        float | None, Parameter(help="The student's share of the teacher's parameters; 0.25 for shrink, else all.")
+    ] = None,
     count: Annotated[int, Parameter(["--count", "-n"], help="Samples of each point of the report; 0 is none.")] = 256,
     set_default: Annotated[
         bool, Parameter(show_default=False, help="tune: also write what was found into MODEL itself.")
@@ -459,8 +472,8 @@ def distill(
     with Progress() as progress:
         done = work(
             model, data, method=method, steps=steps, minutes=minutes, guidance=guidance, autoguidance=autoguidance,
-            overrides=list(overrides), labels=labels, count=count, set_default=set_default, seed=seed, out=out,
-            device=device, progress=progress,
+            guidance_range=numbers(guidance_range), student_size=student_size, overrides=list(overrides), labels=labels,
+            count=count, set_default=set_default, seed=seed, out=out, device=device, progress=progress,
         )  # fmt: skip
         if done.report:
             progress.note(f"report: {done.report}")

@@ -1,4 +1,4 @@
-"""distill: fewer evaluations with the same network (tune), or a student that needs one to four (consistency).
+"""distill: fewer evaluations with the same network (tune), or a student that needs few (consistency, progressive).
 
 Everything goes to one new folder: model.safetensors, few-steps.html and few-steps.json. The teacher's file stays as it
 is, unless asked.
@@ -7,18 +7,21 @@ is, unless asked.
 from __future__ import annotations
 
 import difflib
+import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kakusan.app import fewsteps, rundir, sampler, student
-from kakusan.app.fewsteps import Judge, Point, verdict
+from kakusan.app.branches import MOST_WEIGHT
+from kakusan.app.distilled import Distilled, report, where
+from kakusan.app.fewsteps import Judge, Point
 from kakusan.app.fewstepspage import write_page
 from kakusan.app.loaded import Loaded, load
 from kakusan.app.project import Project
 from kakusan.app.reference import judgeable
+from kakusan.app.rounds import Wish
 from kakusan.app.rundir import RunDir
 from kakusan.app.show import Progress
 from kakusan.app.tuned import merged, tuned
@@ -31,27 +34,10 @@ from kakusan.training.stop import Stop
 
 __all__ = ["METHODS", "Distilled", "distill"]
 
-METHODS = {"consistency": 2, "tune": 5}  # and the steps they are for, unless said otherwise
+METHODS = {"consistency": 2, "progressive": 4, "shrink": 0, "tune": 5}  # and their steps; 0: the teacher's own
+SIZE = 0.25  # of a student that is only to be smaller
 TUNING = 3.0  # minutes, for tuning
-RIVAL = 60.0  # seconds, at most, that the teacher is tuned to stand beside its student
 Tree = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Distilled:
-    """What was made: the model's file (None when interrupted, or where nothing was gained), its run and the figures."""
-
-    run: Path
-    path: Path | None
-    report: Path | None
-    interrupted: bool
-    result: Tree = field(default_factory=dict)
-
-    def load(self, device: str = "auto") -> Loaded:
-        """The model with its few steps, ready to sample."""
-        if self.path is None:
-            raise KakusanError(f"{self.run}: no model was made there: {self.result.get('words', 'interrupted')}")
-        return load(self.path, device)
 
 
 def distill(
@@ -63,6 +49,8 @@ def distill(
     minutes: float | None = None,
     guidance: float | None = None,
     autoguidance: float | None = None,
+    guidance_range: Sequence[float] | None = None,
+    student_size: float | None = None,
     overrides: Sequence[str] = (),
     labels: str | None = None,
     count: int = 256,
@@ -75,16 +63,23 @@ def distill(
     """From a trained model to one that needs few evaluations, within ``minutes``; the teacher is never replaced.
 
     ``method``: "consistency" trains a student for ``steps`` (2) evaluations, with the teacher's guidance inside (10
-    minutes); "tune" learns times and solver weights for ``steps`` (5) steps and leaves the network as it is (3 minutes,
-    no pictures needed). ``count``: samples of each point of the report, drawn after the minutes; 0 is no report.
+    minutes); "progressive" one for ``steps`` (4), by halving the teacher's steps again and again; "shrink" a smaller
+    network that answers as the teacher does; "tune" learns times and solver weights for ``steps`` (5) steps and leaves
+    the network as it is (3 minutes, no pictures needed). ``student_size``: the student's share of the teacher's
+    parameters (0.25 for "shrink"); students of few steps are shrunk first. ``count``: samples of each point of the
+    report, drawn after the minutes; 0 is no report.
+    ``guidance_range``: (low, high), to make the weight of guidance an input of the student instead of a fixed one.
     ``set_default``: also write what tuning found into the teacher's own file.
     """
     chosen = _method(method)
     wanted = METHODS[chosen] if steps is None else steps
-    _checked(chosen, data, wanted, minutes, count, set_default)
+    _checked(chosen, data, wanted if steps is not None else wanted or 1, minutes, count, set_default)
+    share = _share(chosen, student_size)
+    weights = None if guidance_range is None else _range(guidance_range, chosen)
     begun = readings()
     with progress or Progress() as shown:
         teacher = load(rundir.find_model(model), device)
+        wanted = wanted or int(sampler.defaults(teacher.model)["steps"])
         project = None if data is None else student.opened(teacher, str(data), labels, shown)
         if project is not None and count:
             judgeable(project, "distill")
@@ -94,11 +89,12 @@ def distill(
             seconds = 60 * (TUNING if minutes is None else minutes)
             return _tuning(teacher, project, wanted, seconds, settings, count, set_default, run, shown)
         assert project is not None
-        wish = student.Wish(wanted, minutes, guidance, autoguidance, overrides, seed, count)
+        wish = Wish(chosen, wanted, minutes, guidance, autoguidance, overrides, seed, count, share, weights)
         done = student.train_student(teacher, project, wish, run, shown, begun)
         if done.path is None or done.interrupted:
             return Distilled(run.path, done.path, None, True)
-        return report(teacher, project, wanted, count, run, shown)
+        about = {"method": chosen, "steps": wanted, "count": count}
+        return report(teacher, project, about, run, shown)
 
 
 def _method(method: str) -> str:
@@ -126,6 +122,31 @@ def _checked(
         raise KakusanError(f"-n {count}: too few samples for a point; give at least {fewsteps.LEAST}, or 0 for none")
     if set_default and method != "tune":
         raise KakusanError("--set-default: a student has a file of its own; only --method tune can write into MODEL")
+
+
+def _share(method: str, size: float | None) -> float | None:
+    """The student's share of the teacher's parameters; None = all."""
+    if size is not None and not 0.01 <= size < 1:
+        raise KakusanError(
+            f"--student-size {size:g}: it is a share of the teacher, from 0.01 to below 1 (0.25 is usual)"
+        )
+    if size is not None and method == "tune":
+        raise KakusanError(f"--student-size {size:g}: --method tune leaves the network as it is; use --method shrink")
+    return SIZE if size is None and method == "shrink" else size
+
+
+def _range(weights: Sequence[float], method: str) -> tuple[float, float]:
+    """Two weights of guidance, the lesser first."""
+    try:
+        low, high = (float(w) for w in weights)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -MOST_WEIGHT <= low < high <= MOST_WEIGHT:
+        shown = ",".join(map(str, weights)) if isinstance(weights, (list, tuple)) else weights
+        raise KakusanError(f"--guidance-range {shown}: need LOW,HIGH, as 1,4")
+    if method == "tune":
+        raise KakusanError(f"--guidance-range {low:g},{high:g}: only a student has the weight as an input")
+    return low, high
 
 
 def _folder(out: str | Path | None, teacher: Loaded, method: str, steps: int) -> RunDir:
@@ -156,7 +177,7 @@ def _tuning(
             return Distilled(run.path, None, None, True)
     said = _tuned_words(found, points)
     result = {
-        "kakusan": 1, "method": "tune", "steps": steps, "teacher": str(teacher.path), "data": _where(project),
+        "kakusan": 1, "method": "tune", "steps": steps, "teacher": str(teacher.path), "data": where(project),
         "kept": said["kept"], "words": said["words"], "before": found.before, "started": found.started,
         "after": found.after, "best_known": found.name, "points": [p.as_dict() for p in points],
     }  # fmt: skip
@@ -171,12 +192,8 @@ def _tuning(
     (shown.note if said["kept"] else shown.warn)(said["words"])
     page = _tuned_page(found, result, teacher, said)
     write_json(run.path / "few-steps.json", result)
-    report = write_page(run.path / "few-steps.html", page, points)
-    return Distilled(run.path, path, report, False, result)
-
-
-def _where(project: Project | None) -> str | None:
-    return None if project is None else str(project.settings["path"])
+    page_file = write_page(run.path / "few-steps.html", page, points)
+    return Distilled(run.path, path, page_file, False, result)
 
 
 def _given(settings: Tree) -> Tree:
@@ -239,67 +256,3 @@ def _tuned_page(found: Tuned, result: Tree, teacher: Loaded, said: Tree) -> Tree
         "notes": [(kind, said["words"], "")],
         "learned": learned,
     }
-
-
-def report(teacher: Loaded, project: Project, steps: int, count: int, run: RunDir, shown: Progress) -> Distilled:
-    """Teacher and student in one plot, and what to use: the student, or the teacher with a tuned solver."""
-    result: Tree = {"kakusan": 1, "method": "consistency", "steps": steps, "teacher": str(teacher.path)}
-    if not count:
-        return Distilled(run.path, run.model, None, False, result)
-    made = load(run.model, str(teacher.device))
-    with Stop() as stop:
-        points = _points(teacher, made, project, steps, count, shown, stop)
-    if points is None:
-        shown.note(f"stopped: {run.model} is finished; for its report: kakusan resume {run.path}")
-        return Distilled(run.path, run.model, None, True, result)
-    own = next(p for p in points if p.series == "student" and p.steps == steps)
-    others = [p for p in points if p.series != "student"]
-    found = verdict(own, others)
-    notes = [({True: "good", False: "warning", None: "note"}[found["better"]], found["words"], "")]
-    if found["better"] is False:
-        fix = f"kakusan distill {teacher.path} {project.settings['path']} --method tune --steps {max(2, steps)}"
-        notes[0] = ("warning", f"{found['words']}. The tuned solver is recommended.", fix)
-        shown.warn(f"{found['words']}; recommended instead: {fix}")
-    else:
-        shown.note(found["words"])
-    result |= {
-        "data": _where(project), "verdict": found, "words": found["words"], "points": [p.as_dict() for p in points],
-    }  # fmt: skip
-    write_json(run.path / "few-steps.json", result)
-    page = {
-        "title": f"{run.path.name}, {steps} step{'s' * (steps > 1)}",
-        "subtitle": f"a student of {teacher.path}; {count:,} samples a point",
-        "figures": {
-            "Fréchet distance": own.frechet, "evaluations": own.evaluations, "ms a sample": 1000 * own.seconds,
-        },
-        "notes": notes,
-    }  # fmt: skip
-    path = write_page(run.path / "few-steps.html", page, points)
-    return Distilled(run.path, run.model, path, False, result)
-
-
-def _points(
-    teacher: Loaded, made: Loaded, project: Project, steps: int, count: int, shown: Progress, stop: Stop
-) -> list[Point] | None:
-    """The student at 1, 2, 4 and its own steps; the teacher at its own, and tuned at no more evaluations than it."""
-    judge = Judge(teacher, project, count, shown, stop)
-    plain = {"guidance": 1.0} | ({"autoguidance": 1.0} if teacher.model.weak is not None else {})
-    each = fewsteps.branches(teacher.model)
-    ways: list[tuple[Loaded, str, Tree]] = [(made, "student", {"steps": n}) for n in sorted({1, 2, 4, steps})]
-    ways += [(teacher, "teacher", {"steps": n}) for n in sorted({4, int(sampler.defaults(teacher.model)["steps"])})]
-    ways.append((teacher, "teacher, unguided" if each > 1 else "teacher", {"steps": steps, **plain}))
-    for name, settings, n in (("unguided, tuned", plain, steps), ("tuned", {}, steps // each)):
-        if n >= 2 and (each > 1 or name == "tuned"):
-            found = tuned(teacher, n, RIVAL, shown, stop, **settings)
-            if found is None:
-                return None
-            if found.grid is not None and found.solver is not None:
-                learned = {"steps": n, "grid": found.grid.spec(), "solver": found.solver.spec()}
-                ways.append((teacher, f"teacher, {name}", settings | learned))
-    points = []
-    for loaded, series, settings in ways:
-        point = judge.point(loaded, series, **settings)
-        if point is None:
-            return None
-        points.append(point)
-    return points

@@ -17,6 +17,7 @@ from kakusan.core.grid import Grid
 from kakusan.core.guide import Autoguidance, ClassifierFree, Guide, Plain
 from kakusan.core.model import Model
 from kakusan.core.solver import Solver
+from kakusan.distillation.teacher import WEIGHT
 from kakusan.domains.latent import Latent
 from kakusan.part import KakusanError
 from kakusan.runtime import export as runtime
@@ -68,6 +69,11 @@ def export(
 
 def sampling(model: Model, request: Request) -> Sampling:
     """The request's sampler as the runtime wants it: what ``sampler.steps`` would do."""
+    if WEIGHT in model.encoders and request.guidance not in (None, 1):
+        raise KakusanError(
+            f"--guidance {request.guidance:g}: this student takes the weight as an input; leave it out, and give it to "
+            f"the exported network as {WEIGHT!r}"
+        )
     settled = sampler.settle(model, request)
     solver, grid, process = build(settled["solver"], "solver"), build(settled["grid"], "grid"), model.denoiser.process
     if not isinstance(solver, Solver) or not isinstance(grid, Grid):

@@ -18,6 +18,7 @@ import torch
 from kakusan.app import chronicle, doctor, rundir, runpage, sheet
 from kakusan.app import recipe as recipes
 from kakusan.app.chronicle import Budget, Chronicle
+from kakusan.app.columns import columns
 from kakusan.app.latent import read_latent
 from kakusan.app.loaded import Loaded, Sample, load, pick_device
 from kakusan.app.project import Project, open_project
@@ -454,7 +455,7 @@ def _fill(model: Model, shown: Progress) -> None:
 def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:
     """Start from another model's weights: all that fit by name and shape; what is new stays at its beginning."""
     source, _ = load_model(rundir.find_model(start))
-    own, given = model.state_dict(), source.state_dict()
+    own, given = model.state_dict(), source.state_dict() | columns(model, source)
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     if not fitting:
         raise KakusanError(f"--from {start}: none of its weights fits this network; leave the network to --from")

@@ -25,6 +25,7 @@ __all__ = ["LEAST", "Judge", "Point", "branches", "times", "verdict"]
 LEAST = 50  # samples of a point, below which a distance means nothing
 REAL = 2000  # real pictures compared with, at most
 SEED = 2_000_000  # of the first sample: none that anything was tuned or previewed with
+_ROUNDING = 1e-6
 SHOWN = 16  # samples of a point on the page
 Tree = dict[str, Any]
 
@@ -41,6 +42,12 @@ class Point:
     high: float
     seconds: float
     pictures: list[np.ndarray] = field(default_factory=list, repr=False)  # the first seeds, to look at
+    size: float = 1.0  # parameters of its network, the teacher's being 1
+
+    @property
+    def cost(self) -> float:
+        """Evaluations of a network as large as the teacher's that cost as much."""
+        return self.evaluations * self.size
 
     def as_dict(self) -> Tree:
         """Plain data, for JSON."""
@@ -86,12 +93,9 @@ def branches(model: Model) -> int:
 
 def verdict(made: Point, others: list[Point]) -> Tree:
     """``made`` beside the best of ``others`` that costs no more: better, worse or within noise, in words too."""
-    rivals = [p for p in others if p.evaluations <= made.evaluations]
+    rivals = [p for p in others if p.cost <= made.cost * (1 + _ROUNDING)]
     if not rivals:
-        return {
-            "better": None,
-            "words": f"{made.series}: nothing else was measured at {times(made.evaluations, 'evaluation')}",
-        }
+        return {"better": None, "words": f"{made.series}: nothing else was measured at {_cost(made)}"}
     best = min(rivals, key=lambda p: p.frechet)
     pair = f"{_said(made)} against {_said(best)}"
     if made.high < best.low:
@@ -107,5 +111,9 @@ def times(count: int, unit: str) -> str:
 
 
 def _said(point: Point) -> str:
-    cost = times(point.evaluations, "evaluation")
-    return f"{point.frechet:.4g} ({point.low:.4g} to {point.high:.4g}; {point.series}, {cost})"
+    return f"{point.frechet:.4g} ({point.low:.4g} to {point.high:.4g}; {point.series}, {_cost(point)})"
+
+
+def _cost(point: Point) -> str:
+    count = times(point.evaluations, "evaluation")
+    return count if point.size == 1 else f"{count} of {point.size:.0%} of the network"

@@ -1,16 +1,17 @@
-"""A student trained from a teacher: the training loop with the consistency objective, in a run directory of its own."""
+"""A student trained from a teacher: rounds of the training loop with its teacher, in a run directory of its own."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kakusan.app import facade, recipe, rundir, sampler
+from kakusan.app import facade, recipe, rundir
+from kakusan.app.distilled import report
 from kakusan.app.loaded import Loaded, load
 from kakusan.app.project import Project, project_of
+from kakusan.app.rounds import Wish, planned
 from kakusan.app.rundir import RunDir
 from kakusan.app.show import Progress
 from kakusan.checkpoint import read_info
@@ -19,24 +20,11 @@ from kakusan.domains.latent import seen
 from kakusan.files import write_json
 from kakusan.part import KakusanError
 from kakusan.training.ranks import ALONE
+from kakusan.training.schedule import readings
 
-__all__ = ["Wish", "opened", "resume_student", "train_student"]
+__all__ = ["opened", "resume_student", "train_student"]
 
-MINUTES = 10.0
 Tree = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is asked of a student."""
-
-    steps: int
-    minutes: float | None
-    guidance: float | None
-    autoguidance: float | None
-    overrides: Sequence[str]
-    seed: int
-    count: int = 0  # samples of each point of the report
 
 
 def opened(loaded: Loaded, data: str, labels: str | None, shown: Progress) -> Project:
@@ -76,30 +64,37 @@ def _natural(data: str, labels: str) -> Image:
 def train_student(
     teacher: Loaded, project: Project, wish: Wish, run: RunDir, shown: Progress, begun: dict[str, float]
 ) -> facade.Trained:
-    """Plan, write the recipe, train; the run directory is what training makes."""
+    """Plan, write the recipes, train; the run directory is what training makes, with a folder for each round before
+    the last."""
     assert teacher.path is not None
-    tree = _planned(teacher, project, wish)
-    note = "kakusan distill: everything that decides this run, beside its teacher (environment.json)."
-    recipe.write(run.recipe, tree, note)
-    objective = tree["training"]["objective"]
+    rounds = planned(teacher, project, wish)
+    objective = rounds[0][1]["training"]["objective"]
     distilled = {
-        "method": "consistency",
+        "method": wish.method,
         "steps": wish.steps,
         "count": wish.count,
         "teacher": str(teacher.path.resolve()),
         "hash": teacher.info_["hash"],
         "guidance": objective["guidance"],
         "autoguidance": objective["autoguidance"],
+        "rounds": [name for name, _ in rounds if name],
     }
+    note = "kakusan distill: everything that decides this run, beside its teacher (environment.json)."
     about = {"device": str(teacher.device), "data": project.cache.fingerprint, "from": distilled["teacher"]}
-    write_json(run.environment, rundir.environment() | about | {"processes": 1, "distilled": distilled})
-    return _trained(teacher, project, tree, run, distilled, False, shown, begun)
+    for name, tree in rounds:
+        here = RunDir(run.path / name)
+        here.path.mkdir(exist_ok=True)
+        recipe.write(here.recipe, tree, note)
+        told = distilled | ({"within": run.path.name} if name else {})
+        write_json(here.environment, rundir.environment() | about | {"processes": 1, "distilled": told})
+    return _trained(teacher, project, run, distilled, shown, begun)
 
 
 def resume_student(run: RunDir, tree: Tree, about: Tree, shown: Progress, begun: dict[str, float]) -> facade.Trained:
     """Go on with an interrupted student exactly as it would have gone on, or with the report it still lacks."""
-    from kakusan.app.distil import report
-
+    if "within" in about["distilled"]:  # a round is part of the student in the folder above
+        run = rundir.existing(run.path.resolve().parent)
+        tree, about = recipe.read(run.recipe), json.loads(run.environment.read_text("utf-8"))
     distilled = about["distilled"]
     if read_info(rundir.find_model(distilled["teacher"]))["hash"] != distilled["hash"]:
         raise KakusanError(
@@ -108,67 +103,35 @@ def resume_student(run: RunDir, tree: Tree, about: Tree, shown: Progress, begun:
     teacher = load(distilled["teacher"], str(about.get("device", "auto")))
     project = project_of(teacher.domain, tree["data"], shown)
     facade.same_data(run, tree, about, project)
-    done = facade.Trained(run.path, run.model, run.report, False)
-    if not (run.model.is_file() and run.report.is_file()):
-        done = _trained(teacher, project, tree, run, distilled, True, shown, begun)
+    done = _trained(teacher, project, run, distilled, shown, begun)
     if not done.interrupted and distilled["count"]:
-        made = report(teacher, project, int(distilled["steps"]), int(distilled["count"]), run, shown)
+        made = report(teacher, project, distilled, run, shown)
         return replace(done, interrupted=made.interrupted)
     return done
 
 
 def _trained(
-    teacher: Loaded,
-    project: Project,
-    tree: Tree,
-    run: RunDir,
-    distilled: Tree,
-    again: bool,
-    shown: Progress,
-    begun: dict[str, float],
+    teacher: Loaded, project: Project, run: RunDir, distilled: Tree, shown: Progress, begun: dict[str, float]
 ) -> facade.Trained:
-    """The training loop, with a teacher."""
-    return facade.go(
-        run, project, tree, teacher.device, shown, again, begun, distilled["teacher"], ALONE, False, teacher.model,
-        {"distilled": distilled},
-    )  # fmt: skip
-
-
-def _planned(teacher: Loaded, project: Project, wish: Wish) -> Tree:
-    """The student's recipe: the teacher's network, learning the ends of its guided trajectories."""
-    assert teacher.path is not None
-    known = sampler.defaults(teacher.model)
-    spec = copy.deepcopy(read_info(teacher.path)["spec"]) | {"weak": None}
-    spec["defaults"] = {
-        "solver": {"kind": "solver/ddim"},
-        "grid": {"kind": "grid/consistency"},
-        "steps": wish.steps,
-        "guidance": 1.0,
-        "autoguidance": 1.0,
-        "eta": 0.0,
-    }
-    auto = known["autoguidance"] if wish.autoguidance is None else wish.autoguidance
-    objective = {
-        "kind": "objective/consistency",
-        "path": "teacher",
-        "guidance": float(known["guidance"] if wish.guidance is None else wish.guidance),
-        "autoguidance": float(auto) if teacher.model.weak is not None else 1.0,
-    }
-    training = {
-        "kind": "training",
-        "objective": objective,
-        "optim": {"kind": "optim/muon", "lr": 0.005, "lr_rest": 0.0035},
-        "batch": min(64, max(4, len(project.train))),
-        "minutes": wish.minutes,
-        "seed": wish.seed,
-        "held_out": False,
-        "evaluations": 0,
-        "weak": 0.0,
-        "previews": 6,
-    }
-    tree = recipe.override({"data": project.settings, "model": spec, "training": training}, wish.overrides)
-    if tree["training"].get("steps") is not None:
-        tree["training"]["minutes"] = None
-    elif tree["training"]["minutes"] is None:
-        tree["training"]["minutes"] = MINUTES
-    return tree
+    """Every round that is not finished yet, from the weights of the one before; a halving follows that one too."""
+    names = [*distilled.get("rounds", ()), ""]
+    start, followed = distilled["teacher"], teacher
+    done = facade.Trained(run.path, run.model, run.report, False)
+    for name in names:
+        here = RunDir(run.path / name)
+        if not (here.model.is_file() and here.report.is_file()):
+            if len(names) > 1:
+                shown.note(f"round {names.index(name) + 1} of {len(names)}" + (f": {name}" if name else ""))
+            again = (here.path / "state").exists()
+            done = facade.go(
+                here, project, recipe.read(here.recipe), teacher.device, shown, again, begun, start, ALONE, False,
+                followed.model, {"distilled": distilled},
+            )  # fmt: skip
+            if done.interrupted:
+                return done
+            begun = readings()
+        if name:
+            start = str(here.model)
+        if name.startswith("steps-"):
+            followed = load(here.model, str(teacher.device))
+    return done

@@ -69,7 +69,7 @@ class Reader(nn.Module):
         said = torch.cat([first, mask & keep[:, None]], 1)
         share = F.pad(weight.to(x.dtype), (1, 0), value=1.0) * said
         bias = torch.where(share > 0, share.clamp(min=1e-6).log(), NEVER)
-        h = torch.cat([self.start.to(x.dtype).expand(len(x), 1, -1), x], 1) + self.place[: x.shape[1] + 1]
+        h = torch.cat([self.start.to(x.dtype).expand(x.shape[0], 1, -1), x], 1) + self.place[: x.shape[1] + 1]
         for block in self.blocks:
             h = block(h, bias)
         y = self.norm(h)

@@ -70,6 +70,14 @@ class Words(Encoder, abc.ABC):
             name: torch.cat([F.pad(row[name], (0, longest - row[name].shape[1])) for row in rows]) for name in rows[0]
         }
 
+    def widened(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As long as the longest text: what is added is no piece."""
+        return {name: F.pad(v, (0, self.length - v.shape[1])) for name, v in inputs.items()}
+
+    def spelling(self) -> dict[str, Any]:
+        """What a host needs to spell prompts itself: its pieces, and how many a text has at most."""
+        return {"vocabulary": self.vocabulary.text, "length": self.length}
+
     def unknown(self, prompt: Any) -> list[str]:
         """The words of a prompt that the vocabulary does not know."""
         return list(dict.fromkeys(w for words, _ in prompt_parts(prompt) for w in self.vocabulary.unknown(words)))

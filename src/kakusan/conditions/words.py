@@ -171,6 +171,7 @@ class Pieces(abc.ABC):
 
     def __init__(self, text: str) -> None:
         pieces = text.split()
+        self.text = " ".join(pieces)
         if not 1 <= len(pieces) <= MOST:
             raise KakusanError(f"vocabulary has {len(pieces)} pieces: 1 to {MOST} are possible, with blanks between")
         self._rank = {piece: i for i, piece in enumerate(pieces)}

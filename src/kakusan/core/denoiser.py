@@ -25,6 +25,11 @@ class Net(Part, nn.Module, abc.ABC):
     def forward(self, x: Tensor, lam: Tensor, cond: Cond) -> Tensor:
         """x (B, C, *S); lam (B,) = log(alpha/sigma), clamped to [-10, 10]; returns (B, C, *S)."""
 
+    def taps(self) -> list[nn.Module]:
+        """Modules whose outputs are this network's features, (B, C, *S) or (B, N, C), in the order of evaluation; a
+        narrower network of the same kind has as many, of the same sizes. None, by default."""
+        return []
+
 
 class Denoiser(Part, nn.Module):
     """The posterior mean of x0: ``D(x, t) = c_skip x + c_out F(c_in x, lam(t), cond)`` (Karras et al. 2022, eq. 7)."""

@@ -15,6 +15,7 @@ from kakusan.part import KakusanError, Part
 __all__ = [
     "Consistency",
     "Discrete",
+    "Every",
     "Grid",
     "Karras",
     "Learned",
@@ -178,6 +179,25 @@ class Learned(Grid):
             return self.base.inner(steps, process)
         first = self.base.inner(steps, process)[:1]
         return torch.cat([first, process.time(torch.tensor(rest, dtype=torch.float64))])
+
+
+class Every(Grid):
+    """Every so many-th time of ``base``'s list of ``steps``, so that lists of half as many steps lie within each other
+    (Salimans & Ho 2022, arXiv 2202.00512, algorithm 2). Where a number of steps does not divide ``steps``, ``base``'s
+    own list of that number.
+    """
+
+    kind = "grid/every"
+
+    def __init__(self, base: Grid, steps: int) -> None:
+        if steps < 1:
+            raise KakusanError(f"steps={steps}: need at least 1")
+        self.base, self.steps = base, int(steps)
+
+    def inner(self, steps: int, process: Process) -> Tensor:
+        if steps > self.steps or self.steps % steps:
+            return self.base.inner(steps, process)
+        return self.base.inner(self.steps, process)[:: self.steps // steps]
 
 
 class Consistency(Grid):

@@ -39,6 +39,10 @@ class Encoder(Part, nn.Module, abc.ABC):
         """Prepared inputs of single samples as those of a batch."""
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
+    def widened(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Prepared inputs at the one length that an exported network takes; the same, where all are of one shape."""
+        return inputs
+
     def remarks(self, value: Any) -> list[str]:
         """What is worth saying about a user's value before it is drawn, one line each; nothing, by default."""
         return []

@@ -202,13 +202,16 @@ class Denoising(Objective):
             raise KakusanError(f"dropout={dropout}: need a share between 0 and 1")
         self.density, self.weight, self.dropout = density, weight, float(dropout)
 
-    def times(self, batch: Batch, rng: Rng, step: int, process: Process) -> Tensor:
-        """Noise times (B,); with strata, spread evenly over the global batch (Kingma et al. 2021, appendix I.1)."""
+    def places(self, batch: Batch, rng: Rng, step: int) -> Tensor:
+        """Where each row's noise level lies among all, u (B,) float64 in [0, 1); with strata, spread evenly over the
+        global batch (Kingma et al. 2021, appendix I.1)."""
         if batch.stratum is None:
-            u = rng.uniform("level", step)[:, 0]
-        else:
-            u = (batch.stratum + Rng([mix("level", step)]).uniform("level")[0, 0]) % 1.0
-        return self.density.times(u, process)
+            return rng.uniform("level", step)[:, 0]
+        return (batch.stratum + Rng([mix("level", step)]).uniform("level")[0, 0]) % 1.0
+
+    def times(self, batch: Batch, rng: Rng, step: int, process: Process) -> Tensor:
+        """Noise times (B,)."""
+        return self.density.times(self.places(batch, rng, step), process)
 
     def keep(self, batch: Batch, rng: Rng, step: int) -> dict[str, Tensor]:
         """Which rows keep each condition, (B,) bool."""

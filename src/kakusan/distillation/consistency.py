@@ -20,7 +20,7 @@ from kakusan.core.objective import EDM, Denoising, Density, LogNormal, Objective
 from kakusan.core.process import Process, cast
 from kakusan.core.rng import Rng
 from kakusan.core.solver import DPM2M, fall
-from kakusan.distillation.teacher import guided
+from kakusan.distillation.teacher import conditions, guided, needed
 from kakusan.part import KakusanError
 
 __all__ = ["Consistency", "lower"]
@@ -83,31 +83,22 @@ class Consistency(Objective):
         self, model: Model, batch: Batch, rng: Rng, step: int, teacher: Model | None = None
     ) -> tuple[Tensor, Tensor]:
         if self.align is None or step < self.align:
-            return self._aligned(model, batch, rng, step, self._given(teacher))
+            return self._aligned(model, batch, rng, step, needed(teacher, self.kind))
         process, space, x0 = model.denoiser.process, model.denoiser.space, batch.x0
         t = self.draws.times(batch, rng, step, process)
         k_t = process.ratio(t).clamp(max=K_MAX)
         k_r = lower(k_t, self.q, step // self.stage if self.stage else 0)
         r = process.time(-k_r.log())
         eps = space.noise(space.shapes(x0, batch.mask), rng, "eps", step).to(x0.dtype)
-        inputs = {name: model.encoder(name).draw(x0, given, rng) for name, given in batch.inputs.items()}
-        keep = self._keep(model, batch, rng, step)
+        inputs, keep = conditions(model, batch, rng, self.draws.keep(batch, rng, step))
         x_t = process.noised(x0, eps, t)
         if self.path == "data":
             x_r = process.noised(x0, eps, r)
         else:
-            x_r = self._step(self._given(teacher), inputs, keep, batch, x_t, t, r, process)
+            x_r = self._step(needed(teacher, self.kind), inputs, keep, batch, x_t, t, r, process)
         out, target = _both(model, inputs, keep, batch.mask, (x_t, t), (x_r, r))
         weight = cast(1 / (k_t - k_r), x0).reshape(-1)
         return weight * self._distance(model, out - target, batch.mask), process.logsnr(t)
-
-    def _given(self, teacher: Model | None) -> Model:
-        if teacher is None:
-            raise KakusanError("objective/consistency follows a teacher here: run it with kakusan distill")
-        return teacher
-
-    def _keep(self, model: Model, batch: Batch, rng: Rng, step: int) -> dict[str, Tensor]:
-        return {n: k for n, k in self.draws.keep(batch, rng, step).items() if model.encoder(n).droppable}
 
     def _distance(self, model: Model, error: Tensor, mask: Tensor | None) -> Tensor:
         """Pseudo-Huber of each sample's root mean square, (B,)."""
@@ -135,9 +126,7 @@ class Consistency(Objective):
         process, space = model.denoiser.process, model.denoiser.space
         count = max(1, len(batch.x0) // self.points)
         mine = rng.subset(range(count))
-        inputs = {name: {k: v[:count] for k, v in given.items()} for name, given in batch.inputs.items()}
-        inputs = {name: model.encoder(name).draw(batch.x0[:count], given, mine) for name, given in inputs.items()}
-        keep = {name: k[:count] for name, k in self._keep(model, batch, rng, step).items()}
+        inputs, keep = conditions(model, batch, mine, self.draws.keep(batch, rng, step), count)
         mask = None if batch.mask is None else batch.mask[:count]
         times = _jittered(Karras(k_min=0.01).times(self.points, process), mine, step, process)
         eps = space.noise(space.shapes(batch.x0[:count], mask), mine, "trajectory", step).to(batch.x0.dtype)

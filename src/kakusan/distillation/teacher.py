@@ -1,4 +1,4 @@
-"""guided: a teacher's whole denoiser, with the guidance that a student is to have inside."""
+"""What a student hears: its teacher's denoiser with the guidance that it is to have inside, and conditions drawn."""
 
 from __future__ import annotations
 
@@ -7,12 +7,38 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from kakusan.core.batch import Inputs
-from kakusan.core.guide import Autoguidance, ClassifierFree, Denoise, Guide, Plain, pair
+from kakusan.core.batch import Batch, Inputs
+from kakusan.core.guide import Autoguidance, ClassifierFree, Denoise, Guide, Plain, Relaxed, pair
 from kakusan.core.model import Model
+from kakusan.core.rng import Rng
 from kakusan.part import KakusanError
 
-__all__ = ["guided"]
+__all__ = ["WEIGHT", "conditions", "guided", "needed"]
+
+WEIGHT = "guidance"  # the condition, and its input, of a student that takes the weight of guidance as an input
+
+
+def needed(teacher: Model | None, kind: str) -> Model:
+    """The teacher, where an objective cannot do without."""
+    if teacher is None:
+        raise KakusanError(f"{kind} follows a teacher here: run it with kakusan distill")
+    return teacher
+
+
+def conditions(
+    model: Model, batch: Batch, rng: Rng, keep: Mapping[str, Tensor], count: int | None = None
+) -> tuple[Inputs, dict[str, Tensor]]:
+    """The conditions of the batch's first ``count`` rows with what is random about them drawn, and which are kept.
+
+    A student that takes the weight of guidance as an input has one drawn for every row.
+    """
+    rows = slice(None if count is None else count)
+    x0 = batch.x0[rows]
+    given = {name: {k: v[rows] for k, v in values.items()} for name, values in batch.inputs.items()}
+    if WEIGHT in model.encoders:
+        given[WEIGHT] = model.encoder(WEIGHT).null(len(x0))
+    inputs = {name: model.encoder(name).draw(x0, values, rng) for name, values in given.items()}
+    return inputs, {name: k[rows] for name, k in keep.items() if model.encoder(name).droppable}
 
 
 def guided(
@@ -27,13 +53,18 @@ def guided(
     """(x (B, C, *S), t () or (B,), s) to x0: classifier-free guidance of these weights, 1 being none.
 
     Rows whose conditions are not kept have nothing to be guided by: there the guided estimate is the plain one. A
-    condition that is never dropped (``droppable``) is in both branches.
+    condition that is never dropped (``droppable``) is in both branches. Weights among the ``inputs``, one a row, take
+    the place of ``guidance``, unless the teacher is a student that takes them itself.
     """
+    each = None
+    if WEIGHT in inputs and WEIGHT not in model.encoders:
+        each = inputs[WEIGHT][WEIGHT].tolist()
+        inputs = {name: values for name, values in inputs.items() if name != WEIGHT}
     full = model.cond(inputs, keep, count, mask)
     guide: Guide = Plain()
     conds = [full]
-    if guidance != 1:
-        guide = ClassifierFree(guidance)
+    if each is not None or guidance != 1:
+        guide = ClassifierFree(guidance) if each is None else Relaxed(ClassifierFree(2.0), [w - 1 for w in each])
         off = {name: torch.zeros(count, dtype=torch.bool) for name in inputs if model.encoder(name).droppable}
         conds = [model.cond(inputs, dict(keep) | off, count, mask), full]
     branches = model.branches(conds)

@@ -133,6 +133,10 @@ class DiT(Net):
         """Names of the hidden matrices: what Muon trains; the rest is AdamW's."""
         return matrices(self, _OUTER)
 
+    def taps(self) -> list[nn.Module]:
+        """Every second block, the last among them."""
+        return list(self.blocks)[::-1][::2][::-1]
+
     def forward(self, x: Tensor, lam: Tensor, cond: Cond) -> Tensor:
         """x (B, C, *S), lam (B,) in [-10, 10]; returns (B, C, *S), of x's dtype."""
         check_ports(x, cond, self.channels, self.dims, self.ports)

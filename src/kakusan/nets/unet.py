@@ -177,6 +177,11 @@ class UNet(Net):
         """Names of the hidden matrices and kernels: what Muon trains; the rest is AdamW's."""
         return matrices(self, _OUTER)
 
+    def taps(self) -> list[nn.Module]:
+        """The last block of every level, on the way down and on the way up."""
+        levels = list(self.levels)
+        return [level.down[-1] for level in levels] + [level.up[-1] for level in reversed(levels)]
+
     def forward(self, x: Tensor, lam: Tensor, cond: Cond) -> Tensor:
         """x (B, C, *S), lam (B,) in [-10, 10]; returns (B, C, *S), of x's dtype."""
         check_ports(x, cond, self.channels, self.dims, self.ports)

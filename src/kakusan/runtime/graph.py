@@ -34,7 +34,7 @@ class Condition:
 
     def __init__(self, name: str, model: Model) -> None:
         encoder = model.encoder(name)
-        none = encoder.null(1)
+        none = encoder.widened(encoder.null(1))
         self.name, self.kind = name, encoder.kind
         self.keys = {name if len(none) == 1 else f"{name}_{key}": key for key in none}
         self.dtypes = {given: none[key].dtype for given, key in self.keys.items()}
@@ -43,8 +43,9 @@ class Condition:
         if any(0 in value.shape for value in none.values()):
             raise KakusanError(
                 f"condition {name!r} ({encoder.kind}) takes input of any length, which export does not know yet: "
-                "only conditions of fixed shape (labels, numbers) can be exported"
+                "only labels, numbers and words of a vocabulary of their own can be exported"
             )
+        self.spelling = getattr(encoder, "spelling", dict)()  # of words, what a host needs to number their pieces
 
     def prepared(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """The graph's inputs as the encoder's own."""
@@ -56,7 +57,7 @@ class Condition:
             name: {"dtype": str(v.dtype).removeprefix("torch."), "shape": list(v.shape[1:]), "none": v[0].tolist()}
             for name, v in self.none.items()
         }
-        return {"kind": self.kind, "inputs": inputs} | ({"names": self.names} if self.names else {})
+        return {"kind": self.kind, "inputs": inputs} | ({"names": self.names} if self.names else {}) | self.spelling
 
 
 def _widened(value: Tensor) -> Tensor:

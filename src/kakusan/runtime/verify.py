@@ -83,13 +83,13 @@ def _within(name: str, found: tuple[float, float]) -> tuple[float, float]:
 
 
 def anything(table: Mapping[str, Any], batch: int) -> Feed:
-    """Some value of every condition: classes in turn, numbers at random between 0 and 1 (which sets flags)."""
+    """Some value of every condition: classes or pieces in turn, numbers at random from 0 to 1 (which sets flags)."""
     draw, given = np.random.default_rng(1), {}
     for about in table["conditions"].values():
         for name, told in about["inputs"].items():
             form = (batch, *told["shape"])
             if told["dtype"] == "int64":
-                most = max(1, int(np.max(told["none"])))
+                most = max(1, int(np.max(told["none"])), len(about.get("vocabulary", "").split()))
                 given[name] = np.arange(np.prod(form), dtype=np.int64).reshape(form) % most
             else:
                 given[name] = draw.uniform(0.1, 1, form).astype(np.float32)
