@@ -80,6 +80,7 @@ def train(
     ] = None,
     device: Device = "auto",
     start: Annotated[str | None, Parameter("--from", help="A model whose weights to start from.")] = None,
+    upscale: Annotated[int | None, Parameter(help="Learn to enlarge pictures so many times: 2, 4 or 8.")] = None,
     json: Json = False,
 ) -> Outcome:
     """Train a model on your pictures, within a time; ends with the path of model.safetensors."""
@@ -97,7 +98,7 @@ def train(
         done = facade.train(
             data, minutes=minutes, steps=steps, out=out, recipe=recipe, overrides=list(overrides), labels=labels,
             captions=captions, fit=fit, flip=flip, size=size, seed=seed, device=device, start=start,
-            progress=progress,
+            upscale=upscale, progress=progress,
         )  # fmt: skip
         return _trained(done, progress)
 
@@ -132,6 +133,7 @@ def sample(
     from_line: Annotated[int, Parameter(show_default=False, help="First line of --prompts.")] = 1,
     wildcards: Annotated[str, Parameter(help="{a,b}: every combination in turn, or by seed.")] = "turn",
     film: Annotated[bool, Parameter(show_default=False, help="Also a film of the reverse process.")] = False,
+    upscale: Annotated[str | None, Parameter(help="A model that then enlarges the samples.")] = None,
     recipe: Annotated[bool, Parameter("--recipe", negative="--no-recipe", help="Write the recipe into files.")] = True,
     out: Annotated[Path, Parameter(["--out", "-o"], help="Folder for the pictures and grid.png.")] = Path("out"),
     batch: Annotated[int | None, Parameter(help="Samples at once; by default what fits memory.")] = None,
@@ -160,6 +162,7 @@ def sample(
     with Progress() as progress, Stop() as stop:
         loaded = facade.load(model, device=device)
         request = loaded.request(count, **asked)
+        enlarging = None if upscale is None else facade.load(upscale, device=device)
         if runtime != "eager" and not (tile and runtime == "auto"):
             from kakusan.app.engines import swap
 
@@ -183,7 +186,8 @@ def sample(
                 "--guidance-interval": guidance_interval, "--guidance-rescale": guidance_rescale, "--apg": apg,
                 "--threshold": threshold, "--autoguidance": autoguidance, "--chaos": chaos, "--tile": tile,
                 "--eta": eta, "--size": size, "--label": label, "--cond": cond, "--prompts": prompts,
-                "--wildcards": wildcards if wildcards != "turn" else None, "--film": film, "--no-recipe": not recipe,
+                "--wildcards": wildcards if wildcards != "turn" else None, "--film": film, "--upscale": upscale,
+                "--no-recipe": not recipe,
                 "--out": out, "--batch": batch, "--device": device if device != "auto" else None,
                 "--runtime": runtime if runtime != "auto" else None,
             }  # fmt: skip
@@ -191,6 +195,12 @@ def sample(
             progress.note(f"stopped: {made:,} of {total:,} samples are made and saved; the rest: {rest}")
             if not made:
                 return Outcome({"path": None, "files": [], "interrupted": True, "rest": rest}, code=130)
+        if enlarging is not None:
+            from kakusan.app.upscale import enlarged
+
+            progress.start(made, "enlarging", "step")
+            samples = enlarged(samples, enlarging, progress.update, stop) or samples
+            progress.stop()
         paths = [Path(p) for p in facade.save_samples(samples, out, film=film, recipe=recipe)]
         found = _examined(samples, loaded)
         for finding in found:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kakusan.app import spatial
 from kakusan.app.show import Progress
 from kakusan.catalog import build
 from kakusan.conditions.prompt import escape
@@ -41,6 +42,8 @@ DATA: dict[str, Any] = {  # the [data] section of a recipe and its defaults
     "size": None,
     "held_out": None,
     "augment": None,
+    "upscale": None,
+    "crop": None,
 }
 
 
@@ -67,7 +70,14 @@ class Project:
             augment=Affine.parameters if self.augment else 0,
             fields={name: column.spec() for name, column in self.train.fields.items()},
             vocabulary=self._vocabulary(),
+            spatial=spatial.specs(self.settings, self.domain),
+            upscale=int(self.settings["upscale"] or 0),
         )
+
+    @property
+    def crop(self) -> int:
+        """The side of the pieces that are trained on, 0 = whole pictures."""
+        return int(self.settings["crop"] or 0)
 
     def _vocabulary(self) -> str:
         """Of the captions trained on; of so many of them, where they are more."""
@@ -116,7 +126,7 @@ class Project:
         flip = bool(self.settings["flip"])
         return Batches(
             self.train, self.domain, batch, seed, flip, self.augment, device=device, rank=rank, world=world,
-            ahead=ahead, reference=reference, captions=captions,
+            ahead=ahead, reference=reference, captions=captions, crop=self.crop,
         )  # fmt: skip
 
     def held_out(
@@ -128,7 +138,7 @@ class Project:
         size = max(1, min(batch, len(self.held)) // world) * world
         twins = self.train.subset(_spread(len(self.train), len(self.held)))
         made = [
-            Batches(part, self.domain, size, seed, rank=rank, world=world, ahead=0, captions=captions)
+            Batches(part, self.domain, size, seed, rank=rank, world=world, ahead=0, captions=captions, crop=self.crop)
             for part in (self.held, twins)
         ]
         return HeldOut(made[0], made[1], max(1, len(self.held) // size))
@@ -175,6 +185,7 @@ def open_project(settings: dict[str, Any], progress: Progress, domain: dict[str,
         raise KakusanError(f"[data] {unknown[0]}: not known; it takes {', '.join(DATA)}")
     if chosen["captions"] not in ("auto", "none"):
         raise KakusanError(f"--captions {chosen['captions']}: auto (read them where there are any) or none")
+    chosen = spatial.settled(chosen)
     source = open_source(str(chosen["path"]), labels=str(chosen["labels"]), fields=chosen["fields"])
     if chosen["captions"] == "none":
         source.texts = None
@@ -182,12 +193,14 @@ def open_project(settings: dict[str, Any], progress: Progress, domain: dict[str,
         progress.note(note)
     _tell_captions(source, progress)
     if domain is None:
-        fitted = Image.fit(source.sample(512), size=chosen["size"], fit=chosen["fit"])
+        size = chosen["size"] or (spatial.size(source.sample(64), chosen) if chosen["upscale"] else None)
+        fitted = Image.fit(source.sample(512), size=size, fit=chosen["fit"])
     else:
         built = build(domain, "model.domain")
         if not isinstance(built, Image):
             raise KakusanError(f"model.domain is {built.kind!r}; this version trains pictures (domain/image)")
         fitted = built
+    chosen["crop"] = spatial.crop(chosen, fitted)
     cache = _cached(source, fitted, progress)
     data = Dataset.of(source, cache)
     train, held = _split(data, chosen["held_out"])

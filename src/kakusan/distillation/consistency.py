@@ -7,6 +7,7 @@ at k = 0, is set where the lower point reaches it, whatever the parametrisation.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -84,13 +85,13 @@ class Consistency(Objective):
     ) -> tuple[Tensor, Tensor]:
         if self.align is None or step < self.align:
             return self._aligned(model, batch, rng, step, self._given(teacher))
-        process, space, x0 = model.denoiser.process, model.denoiser.space, batch.x0
+        batch = model.drawn(batch, rng)
+        process, space, x0, inputs = model.denoiser.process, model.denoiser.space, batch.x0, batch.inputs
         t = self.draws.times(batch, rng, step, process)
         k_t = process.ratio(t).clamp(max=K_MAX)
         k_r = lower(k_t, self.q, step // self.stage if self.stage else 0)
         r = process.time(-k_r.log())
         eps = space.noise(space.shapes(x0, batch.mask), rng, "eps", step).to(x0.dtype)
-        inputs = {name: model.encoder(name).draw(x0, given, rng) for name, given in batch.inputs.items()}
         keep = self._keep(model, batch, rng, step)
         x_t = process.noised(x0, eps, t)
         if self.path == "data":
@@ -135,9 +136,9 @@ class Consistency(Objective):
         process, space = model.denoiser.process, model.denoiser.space
         count = max(1, len(batch.x0) // self.points)
         mine = rng.subset(range(count))
-        inputs = {name: {k: v[:count] for k, v in given.items()} for name, given in batch.inputs.items()}
-        inputs = {name: model.encoder(name).draw(batch.x0[:count], given, mine) for name, given in inputs.items()}
-        keep = {name: k[:count] for name, k in self._keep(model, batch, rng, step).items()}
+        given = {name: {k: v[:count] for k, v in values.items()} for name, values in batch.inputs.items()}
+        part = model.drawn(replace(batch, x0=batch.x0[:count], inputs=given), mine)
+        inputs, keep = part.inputs, self._keep(model, part, mine, step)
         mask = None if batch.mask is None else batch.mask[:count]
         times = _jittered(Karras(k_min=0.01).times(self.points, process), mine, step, process)
         eps = space.noise(space.shapes(batch.x0[:count], mask), mine, "trajectory", step).to(batch.x0.dtype)

@@ -27,14 +27,15 @@ def guided(
     """(x (B, C, *S), t () or (B,), s) to x0: classifier-free guidance of these weights, 1 being none.
 
     Rows whose conditions are not kept have nothing to be guided by: there the guided estimate is the plain one. A
-    condition that is never dropped (``droppable``) is in both branches.
+    condition that is never dropped (``droppable``), or not by the weight of all (``guided``), is in both branches.
     """
     full = model.cond(inputs, keep, count, mask)
     guide: Guide = Plain()
     conds = [full]
     if guidance != 1:
         guide = ClassifierFree(guidance)
-        off = {name: torch.zeros(count, dtype=torch.bool) for name in inputs if model.encoder(name).droppable}
+        left = [name for name in inputs if model.encoder(name).droppable and model.encoder(name).guided]
+        off = {name: torch.zeros(count, dtype=torch.bool) for name in left}
         conds = [model.cond(inputs, dict(keep) | off, count, mask), full]
     branches = model.branches(conds)
     if autoguidance != 1:

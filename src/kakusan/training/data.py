@@ -62,6 +62,11 @@ class Dataset:
         """Pixels (len(at), H, W, C) of some of the view's rows, copied."""
         return self.pixels[at if self.index is None else self.index[at]]
 
+    def pieces(self, at: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+        """Squares of some rows, (len(at), side, side, C), from their upper left ``corners`` (len(at), 2) on."""
+        found = zip(at if self.index is None else self.index[at], corners.tolist(), strict=True)
+        return np.stack([self.pixels[i, top : top + side, left : left + side] for i, (top, left) in found])
+
     def subset(self, at: np.ndarray) -> Dataset:
         """A view of some rows."""
         index = at if self.index is None else self.index[at]
@@ -100,7 +105,8 @@ class Batches:
     a thread beside the training. Pixels travel in the cache's own dtype, pinned for CUDA, and become floats there.
     ``reference``: so many other pictures come with every batch, for stable targets; they change every ``KEPT`` steps.
     Augmented pictures have none: each has a condition of its own. ``captions``, prepared, come as the condition
-    "prompt": of a row that has several, one is drawn each epoch.
+    "prompt": of a row that has several, one is drawn each epoch. ``crop``: a square of that side, anywhere in the
+    picture, in place of the whole.
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class Batches:
         ahead: int = 2,
         reference: int = 0,
         captions: Captions | None = None,
+        crop: int = 0,
     ) -> None:
         if not len(dataset):
             raise KakusanError("the data set is empty: no batches can be made of it")
@@ -124,7 +131,8 @@ class Batches:
             raise KakusanError(f"batch is {batch}; give a positive multiple of the {world} processes")
         self.dataset, self.domain, self.batch, self.seed = dataset, domain, batch, seed
         self.flip, self.augment, self.device, self.ahead = flip, augment, torch.device(device), ahead
-        self.reference = 0 if augment else min(reference, len(dataset))
+        self.reference = 0 if augment or crop else min(reference, len(dataset))
+        self.crop = crop
         self.captions = None if dataset.texts is None else captions
         share = batch // world
         self.global_rows = np.arange(rank * share, (rank + 1) * share)
@@ -208,13 +216,20 @@ class Batches:
         """What is prepared in the background: pixels, labels and captions, and on a CPU the finished tensors."""
         rows = self.rows(step)
         prompt = self._prompts(rows, [f"epoch {epoch}" for epoch in self._places(step)[0]])
-        pixels = torch.from_numpy(_wide(self.dataset.rows(rows)))
+        pixels = torch.from_numpy(_wide(self._pixels(rows, step)))
         host = _Host(pixels, self._labels(rows), self._fields(rows), prompt)
         if self.device.type == "cuda":
             host.pixels = host.pixels.pin_memory()
         if self.device.type == "cpu":
             host.done = self._finished(host.pixels, step)
         return host
+
+    def _pixels(self, rows: np.ndarray, step: int) -> np.ndarray:
+        if not self.crop:
+            return self.dataset.rows(rows)
+        room = np.array([n - self.crop + 1 for n in self.domain.size])
+        corners = (self.rng(step).uniform("crop", 0, 2).numpy() * room).astype(np.int64)
+        return self.dataset.pieces(rows, corners, self.crop)
 
     def _reference(self, step: int) -> Batch | None:
         """The pictures that come with a step's batch: the same on every rank, a function of (seed, step // KEPT)."""
