@@ -81,6 +81,7 @@ def train(
     device: Device = "auto",
     start: Annotated[str | None, Parameter("--from", help="A model whose weights to start from.")] = None,
     upscale: Annotated[int | None, Parameter(help="Learn to enlarge pictures so many times: 2, 4 or 8.")] = None,
+    masks: Annotated[bool | None, Parameter(show_default=False, help="Also learn to fill holes, for inpaint.")] = None,
     json: Json = False,
 ) -> Outcome:
     """Train a model on your pictures, within a time; ends with the path of model.safetensors."""
@@ -98,7 +99,7 @@ def train(
         done = facade.train(
             data, minutes=minutes, steps=steps, out=out, recipe=recipe, overrides=list(overrides), labels=labels,
             captions=captions, fit=fit, flip=flip, size=size, seed=seed, device=device, start=start,
-            upscale=upscale, progress=progress,
+            upscale=upscale, masks=masks, progress=progress,
         )  # fmt: skip
         return _trained(done, progress)
 

@@ -29,8 +29,8 @@ Recipe = Annotated[bool, Parameter("--recipe", negative="--no-recipe", help="Wri
 Out = Annotated[Path, Parameter(["--out", "-o"], help="Folder for the pictures.")]
 Batch = Annotated[int | None, Parameter(help="Results at once; by default what fits memory.")]
 Route = Annotated[
-    Literal["posterior", "replace"] | None,
-    Parameter(help="By the denoiser's own covariance, the default, or by replacing (RePaint), which guidance needs."),
+    Literal["posterior", "replace", "trained"] | None,
+    Parameter(help="trained where the model was, with --masks; posterior, by its covariance; replace, as RePaint."),
 ]
 Resample = Annotated[
     int | None, Parameter(help="How often each step is taken; more is truer and slower (posterior 2, replace 10).")

@@ -43,6 +43,7 @@ DATA: dict[str, Any] = {  # the [data] section of a recipe and its defaults
     "held_out": None,
     "augment": None,
     "upscale": None,
+    "masks": False,
     "crop": None,
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kakusan.app.given import Given
-from kakusan.conditions.spatial import LowResolution
+from kakusan.conditions.spatial import LowResolution, Mask
 from kakusan.core.model import Model
 from kakusan.core.rng import Rng
 from kakusan.domains.domain import Record
@@ -19,9 +19,10 @@ from kakusan.part import KakusanError, Spec
 if TYPE_CHECKING:
     from kakusan.app.project import Project
 
-__all__ = ["LOW", "crop", "drawn_by", "lowered", "settled", "size", "specs"]
+__all__ = ["LOW", "MASK", "crop", "drawn_by", "lowered", "settled", "size", "specs"]
 
 LOW = "low"  # the condition of models that enlarge pictures
+MASK = "mask"  # of models that fill holes
 PIECE = 64  # pixels a side of the pieces that those learn from
 LARGEST = 256  # pixels a side that they are trained for unless a size is asked for
 FACTORS = (2, 4, 8)
@@ -36,6 +37,8 @@ def settled(chosen: Tree) -> Tree:
         if chosen["crop"] is not None:
             raise KakusanError(f"data.crop={chosen['crop']}: pieces teach what enlarges pictures; add --upscale 4")
         return chosen
+    if chosen["masks"]:
+        raise KakusanError(f"--masks and --upscale {factor}: a model fills holes or enlarges; give one of the two")
     if isinstance(factor, bool) or factor not in FACTORS:
         raise KakusanError(f"--upscale {factor}: choose one of {', '.join(map(str, FACTORS))}")
     augment = False if chosen["augment"] is None else chosen["augment"]
@@ -80,6 +83,8 @@ def specs(chosen: Tree, domain: Image) -> dict[str, Spec]:
             "factor": int(chosen["upscale"]),
             "dim": 32,
         }
+    if chosen["masks"]:
+        out[MASK] = {"kind": Mask.kind, "channels": domain.channels}
     return out
 
 

@@ -73,6 +73,7 @@ class LowResolution(Encoder):
 
     def prepare(self, values: list[Any]) -> dict[str, Tensor]:
         """(small picture (C, h, w), its noise) a sample, or None, to ``low`` (B, C, h, w), ``level``, ``given`` (B)."""
+        _paired(values, "kakusan upscale MODEL IMAGE")
         pictures = [None if v is None else v[0] for v in values]
         level = torch.tensor([0.0 if v is None else float(v[1]) for v in values])
         low, given = _stacked(pictures, self.channels, "the small picture")
@@ -118,6 +119,7 @@ class Mask(Encoder):
 
     def prepare(self, values: list[Any]) -> dict[str, Tensor]:
         """(picture (C, H, W), hole (1, H, W) with 1 inside) a sample, or None, to ``hole`` (B, 1, H, W), ``around``."""
+        _paired(values, "kakusan inpaint MODEL IMAGE MASK")
         holed = [None if v is None else (v[1] > 0).float() for v in values]
         hole, given = _stacked(holed, 1, "the hole")
         around, _ = _stacked([None if v is None else v[0] for v in values], self.channels, "the picture")
@@ -181,6 +183,12 @@ class Map(Encoder):
 def _counted(name: str, value: int) -> None:
     if not 1 <= value <= MOST:
         raise KakusanError(f"{name}={value}: a picture has 1 to {MOST} channels")
+
+
+def _paired(values: list[Any], verb: str) -> None:
+    for v in values:
+        if v is not None and not (isinstance(v, tuple) and len(v) == 2):
+            raise KakusanError(f"condition {str(v)[:40]!r}: this one is a picture, which is given by: {verb}")
 
 
 def _stacked(pictures: list[Any], channels: int, what: str) -> tuple[Tensor, Tensor]:
