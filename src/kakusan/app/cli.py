@@ -82,6 +82,7 @@ def train(
     start: Annotated[str | None, Parameter("--from", help="A model whose weights to start from.")] = None,
     upscale: Annotated[int | None, Parameter(help="Learn to enlarge pictures so many times: 2, 4 or 8.")] = None,
     masks: Annotated[bool | None, Parameter(show_default=False, help="Also learn to fill holes, for inpaint.")] = None,
+    control: Annotated[str | None, Parameter(help="Learn to follow maps: a folder of them by name, or edges.")] = None,
     json: Json = False,
 ) -> Outcome:
     """Train a model on your pictures, within a time; ends with the path of model.safetensors."""
@@ -99,7 +100,7 @@ def train(
         done = facade.train(
             data, minutes=minutes, steps=steps, out=out, recipe=recipe, overrides=list(overrides), labels=labels,
             captions=captions, fit=fit, flip=flip, size=size, seed=seed, device=device, start=start,
-            upscale=upscale, masks=masks, progress=progress,
+            upscale=upscale, masks=masks, control=control, progress=progress,
         )  # fmt: skip
         return _trained(done, progress)
 
@@ -133,6 +134,7 @@ def sample(
     prompts: Annotated[Path | None, Parameter(help="A file of prompts, one a line; -n of each.")] = None,
     from_line: Annotated[int, Parameter(show_default=False, help="First line of --prompts.")] = 1,
     wildcards: Annotated[str, Parameter(help="{a,b}: every combination in turn, or by seed.")] = "turn",
+    control: Annotated[Path | None, Parameter(help="A map to follow, or a folder of them, one a sample.")] = None,
     film: Annotated[bool, Parameter(show_default=False, help="Also a film of the reverse process.")] = False,
     upscale: Annotated[str | None, Parameter(help="A model that then enlarges the samples.")] = None,
     recipe: Annotated[bool, Parameter("--recipe", negative="--no-recipe", help="Write the recipe into files.")] = True,
@@ -162,6 +164,11 @@ def sample(
 
     with Progress() as progress, Stop() as stop:
         loaded = facade.load(model, device=device)
+        if control is not None:
+            from kakusan.app.spatial import maps_of
+
+            maps = maps_of(loaded, control, None if size is None else (size, size))
+            asked["cond"] = (asked["cond"] or {}) | {"map": maps}
         request = loaded.request(count, **asked)
         enlarging = None if upscale is None else facade.load(upscale, device=device)
         if runtime != "eager" and not (tile and runtime == "auto"):
@@ -187,8 +194,8 @@ def sample(
                 "--guidance-interval": guidance_interval, "--guidance-rescale": guidance_rescale, "--apg": apg,
                 "--threshold": threshold, "--autoguidance": autoguidance, "--chaos": chaos, "--tile": tile,
                 "--eta": eta, "--size": size, "--label": label, "--cond": cond, "--prompts": prompts,
-                "--wildcards": wildcards if wildcards != "turn" else None, "--film": film, "--upscale": upscale,
-                "--no-recipe": not recipe,
+                "--wildcards": wildcards if wildcards != "turn" else None, "--film": film,
+                "--control": control, "--upscale": upscale, "--no-recipe": not recipe,
                 "--out": out, "--batch": batch, "--device": device if device != "auto" else None,
                 "--runtime": runtime if runtime != "auto" else None,
             }  # fmt: skip

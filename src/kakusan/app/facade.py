@@ -84,6 +84,7 @@ def train(
     snapshots: bool = False,
     upscale: int | None = None,
     masks: bool | None = None,
+    control: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if there are no ``steps`` either).
@@ -91,15 +92,16 @@ def train(
     Pictures with captions give a model that draws from words; ``captions="none"`` leaves them unread. ``recipe`` (a
     TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another model's weights;
     ``snapshots`` keeps the averaged model of every preview point. ``upscale`` trains what enlarges pictures so many
-    times, in place of what draws them; ``masks`` also teaches to fill holes. In each of several processes (torchrun,
-    Ray Train) it does that process's part.
+    times, in place of what draws them; ``masks`` also teaches to fill holes, ``control`` to follow maps: a folder of
+    them by the pictures' names, or "edges". In each of several processes (torchrun, Ray Train) it does that process's
+    part.
     """
     begun = readings()
     with join() as ranks, progress or Progress() as given_progress:
         shown = _shown(given_progress, ranks)
         chosen = pick_device(ranks.device(device))
         given = {"labels": labels, "captions": captions, "fit": fit, "flip": flip, "size": size, "upscale": upscale}
-        given |= {"masks": masks}
+        given |= {"masks": masks, "control": None if control is None else str(control)}
         written = _written(recipe, overrides)
         settings = written.get("data", {}) | {k: v for k, v in given.items() if v is not None} | {"path": str(data)}
         run = RunDir(Path(ranks.lead(lambda: str(rundir.fresh(out, data).path))))
@@ -302,7 +304,9 @@ def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trai
         number += 1
     out = folder.path.with_name(f"{folder.path.name}-{number}")
     shown.note(f"{folder.path} is finished and stays as it is; {out} goes on from its weights")
-    data = {k: tree["data"].get(k) for k in ("labels", "captions", "fit", "flip", "size", "upscale", "masks")}
+    data = {
+        k: tree["data"].get(k) for k in ("labels", "captions", "fit", "flip", "size", "upscale", "masks", "control")
+    }
     fields = tree["data"].get("fields")
     again = [f"data.fields={fields}"] if fields else []
     return train(

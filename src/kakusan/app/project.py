@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,7 @@ from kakusan.training.cache import Cache, build_cache
 from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.data import Batches, Dataset
 from kakusan.training.feed import on_device
+from kakusan.training.maps import beside
 from kakusan.training.plan import Facts
 from kakusan.training.source import Source, open_source
 from kakusan.training.watch import HeldOut
@@ -44,6 +45,7 @@ DATA: dict[str, Any] = {  # the [data] section of a recipe and its defaults
     "augment": None,
     "upscale": None,
     "masks": False,
+    "control": None,
     "crop": None,
 }
 
@@ -71,7 +73,7 @@ class Project:
             augment=Affine.parameters if self.augment else 0,
             fields={name: column.spec() for name, column in self.train.fields.items()},
             vocabulary=self._vocabulary(),
-            spatial=spatial.specs(self.settings, self.domain),
+            spatial=spatial.specs(self.settings, self.domain, self.train.maps),
             upscale=int(self.settings["upscale"] or 0),
         )
 
@@ -204,6 +206,8 @@ def open_project(settings: dict[str, Any], progress: Progress, domain: dict[str,
     chosen["crop"] = spatial.crop(chosen, fitted)
     cache = _cached(source, fitted, progress)
     data = Dataset.of(source, cache)
+    if chosen["control"] not in (None, spatial.EDGES):
+        data = replace(data, maps=beside(source, cache, str(chosen["control"]), fitted))
     train, held = _split(data, chosen["held_out"])
     small = len(train) < SMALL if chosen["augment"] is None else bool(chosen["augment"])
     augment = Affine(transparent=fitted.mode == "RGBA") if small else None

@@ -180,7 +180,7 @@ def recorded(value: Any) -> Any:
 
 def recalled(value: Any) -> Any:
     """A value from a recipe; what stands there means itself."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or "mix" not in value:
         return value
     terms = ((v, float(w), float(low), high) for v, w, low, high in value["mix"])
     return Mix(tuple(Term(v, w, low, math.inf if high is None else float(high)) for v, w, low, high in terms))

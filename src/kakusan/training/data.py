@@ -19,6 +19,7 @@ from kakusan.part import KakusanError
 from kakusan.training.cache import Cache, hash_of
 from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.fields import Column
+from kakusan.training.maps import MAP, Maps
 from kakusan.training.source import Source, Texts
 
 __all__ = ["Batches", "Dataset"]
@@ -37,6 +38,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     texts: Texts | None = None
     fields: dict[str, Column] = field(default_factory=dict)
+    maps: Maps | None = None
 
     @classmethod
     def of(cls, source: Source, cache: Cache) -> Dataset:
@@ -73,7 +75,8 @@ class Dataset:
         labels = None if self.labels is None else self.labels[at]
         texts = None if self.texts is None else self.texts.subset(at)
         fields = {name: column.subset(at) for name, column in self.fields.items()}
-        return replace(self, index=np.asarray(index), labels=labels, texts=texts, fields=fields)
+        maps = None if self.maps is None else self.maps.subset(at)
+        return replace(self, index=np.asarray(index), labels=labels, texts=texts, fields=fields, maps=maps)
 
     def split(self, held_out: float = 0.05, seed: int = 0) -> tuple[Dataset, Dataset]:
         """(training, held out), by each picture's content and the seed: exact duplicates stay on one side.
@@ -217,7 +220,7 @@ class Batches:
         rows = self.rows(step)
         prompt = self._prompts(rows, [f"epoch {epoch}" for epoch in self._places(step)[0]])
         pixels = torch.from_numpy(_wide(self._pixels(rows, step)))
-        host = _Host(pixels, self._labels(rows), self._fields(rows), prompt)
+        host = _Host(pixels, self._labels(rows), self._fields(rows) | self._maps(rows, step), prompt)
         if self.device.type == "cuda":
             host.pixels = host.pixels.pin_memory()
         if self.device.type == "cpu":
@@ -252,6 +255,12 @@ class Batches:
 
     def _fields(self, rows: np.ndarray) -> Inputs:
         return {name: column.inputs(rows) for name, column in self.dataset.fields.items()}
+
+    def _maps(self, rows: np.ndarray, step: int) -> Inputs:
+        if self.dataset.maps is None:
+            return {}
+        turned = _turned(self.rng(step)) if self.flip else None
+        return {MAP: self.dataset.maps.inputs(rows, turned)}
 
     def _moved(self, inputs: Inputs) -> Inputs:
         return {n: {k: v.to(self.device, non_blocking=True) for k, v in i.items()} for n, i in inputs.items()}
@@ -307,9 +316,14 @@ def _wide(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels
 
 
+def _turned(rng: Rng) -> Tensor:
+    """Which pictures are mirrored, (B,) bool on the CPU."""
+    return rng.uniform("flip", 0)[:, 0] < 0.5
+
+
 def _flipped(x0: Tensor, rng: Rng) -> Tensor:
     """Half of the pictures mirrored."""
-    turned = (rng.uniform("flip", 0)[:, 0] < 0.5).to(x0.device, non_blocking=True)
+    turned = _turned(rng).to(x0.device, non_blocking=True)
     return torch.where(turned[:, None, None, None], x0.flip(3), x0)
 
 
