@@ -11,6 +11,7 @@ from kakusan.app.editing import Wanted
 from kakusan.app.facade import train
 from kakusan.app.fill import inpaint, outpaint
 from kakusan.app.loaded import Loaded
+from kakusan.app.project import DATA
 from kakusan.app.samples import reproduce
 from kakusan.app.spatial import settled
 from kakusan.part import KakusanError
@@ -95,4 +96,4 @@ def test_bad_input_is_one_line(filler):
     with pytest.raises(KakusanError, match="kakusan inpaint"):
         filler.sample(1, cond={"mask": "left"})
     with pytest.raises(KakusanError, match="give one of the two"):
-        settled({"upscale": 4, "masks": True, "crop": None})
+        settled(DATA | {"upscale": 4, "masks": True})
