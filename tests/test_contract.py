@@ -46,6 +46,9 @@ EXAMPLES = {
     "condition/text-transformers": {"folder": "models/none", "width": 12, "tokens": 8, "heads": 2, "dim": 4},
     "condition/text": {"vocabulary": "_ a b ab _a", "tokens": 8, "heads": 2, "dim": 4},
     "condition/text-table": {"vocabulary": "_ _a b _ab", "trained": 2, "width": 8, "tokens": 8, "heads": 2, "dim": 4},
+    "condition/low-resolution": {"channels": 3, "factor": 2, "dim": 8},
+    "condition/mask": {"channels": 3},
+    "condition/map": {"mode": "RGB"},
     "domain/image": {"size": [8, 8], "mode": "L"},
 }
 EXAMPLES["denoiser"] = {

@@ -24,6 +24,7 @@ VERBS = [
     "outpaint",
     "edit",
     "blend",
+    "upscale",
     "resume",
     "info",
     "evaluate",
@@ -35,7 +36,7 @@ VERBS = [
     "data",
     "doctor",
 ]
-LATER = ["upscale", "serve"]
+LATER = ["serve"]
 
 
 def call(*words: str) -> int:
@@ -88,6 +89,7 @@ def test_help_lists_the_verbs_there_are(capsys):
         ["outpaint"],
         ["edit"],
         ["blend"],
+        ["upscale"],
         ["resume"],
         ["info"],
         ["evaluate"],

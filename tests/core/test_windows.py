@@ -75,3 +75,9 @@ def test_operators_refuse_nonsense():
         pooled(0)
     with pytest.raises(KakusanError, match="spread=0"):
         blurred(0.0)
+
+
+def test_a_condition_that_lies_on_the_picture_is_cut_with_it():
+    x, field = torch.randn(2, 1, 19, 23), torch.randn(2, 1, 19, 23)
+    got = windows(lambda x, t, s: x, (8, 6), at=lambda where: lambda x, t, s: x * field[(..., *where)])(x, T, T)
+    torch.testing.assert_close(got, x * field)

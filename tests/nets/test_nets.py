@@ -277,3 +277,40 @@ def test_exports_with_any_batch(make):
     graph = torch.export.export(net, args, dynamic_shapes=({0: batch},) * 3).module()
     other = draw(3, 2, 7, 7), torch.zeros(3), draw(3, 5)
     torch.testing.assert_close(graph(*other), net(*other), rtol=1e-4, atol=2e-5)
+
+
+def test_a_field_changes_nothing_at_first():
+    """A field added to a trained network leaves it as it was, and its way past the trunk learns from the first step."""
+    torch.manual_seed(0)
+    bare = UNet(2, width=16, mults=[1, 2], blocks=1, attention=[1], unshuffle=2)
+    torch.nn.init.normal_(bare.out.weight)
+    wide = bare.replace(field=3)
+    missing = wide.load_state_dict(bare.state_dict(), strict=False)
+    assert all(n.startswith("field") for n in missing.missing_keys) and not missing.unexpected_keys
+    x, lam = draw(2, 2, 9, 12), torch.tensor([0.3, -2.0])
+    field = draw(2, 3, 9, 12)
+    out = wide(x, lam, Cond(field=field))
+    torch.testing.assert_close(out, bare(x, lam, Cond()))
+    out.square().sum().backward()
+    assert float(wide.field_bypass.weight.grad.abs().sum()) > 0
+    assert float(wide.field_stem.weight.grad.abs().sum()) > 0
+
+
+def test_what_is_learnt_from_pieces_holds_for_whole_pictures():
+    """Without attention and with norms of single pixels, a piece does not know what it was cut from."""
+    torch.manual_seed(1)
+    net = UNet(2, width=16, mults=[1, 1], blocks=1, attention=[], unshuffle=2, field=3, norm="pixel")
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    x, field, lam = draw(1, 2, 96, 96), draw(1, 3, 96, 96), torch.tensor([0.5])
+    with torch.no_grad():
+        whole = net(x, lam, Cond(field=field))
+        piece = net(x[..., 16:80, 16:80], lam, Cond(field=field[..., 16:80, 16:80]))
+        grouped = net.replace(norm="group")
+        grouped.load_state_dict(net.state_dict())
+        other = grouped(x[..., 16:80, 16:80], lam, Cond(field=field[..., 16:80, 16:80]))
+        differs = (grouped(x, lam, Cond(field=field))[..., 40:56, 40:56] - other[..., 24:40, 24:40]).abs().max()
+    torch.testing.assert_close(whole[..., 40:56, 40:56], piece[..., 24:40, 24:40], atol=1e-5, rtol=1e-5)
+    assert float(differs) > 1e-3
+    with pytest.raises(KakusanError, match="norm='batch'"):
+        UNet(1, norm="batch")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kakusan.app import blending, fill, prompts, restyle
+from kakusan.app import blending, fill, prompts, restyle, upscale
 from kakusan.app.editing import Edited, Wanted
 from kakusan.app.loaded import Loaded, load
 from kakusan.domains.canvas import open_canvas
@@ -61,6 +61,8 @@ def _repeated(loaded: Loaded, verb: str, files: dict[str, Path], wanted: Wanted,
         return restyle.restore(loaded, files["image"], options.pop("restore"), wanted, **options)[0]
     if verb == "edit":
         return restyle.edit(loaded, files["image"], wanted, **options)[0]
+    if verb == "upscale":
+        return upscale.upscale(loaded, files["image"], wanted, **options)[0]
     if verb == "blend":
         frame = int(options.pop("frame"))
         return blending.blend(loaded, files["first"], files["second"], wanted, **options)[frame]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kakusan.app import given
 from kakusan.app.prompts import Mix, Term
 from kakusan.core.batch import Cond, Inputs
 from kakusan.core.guide import (
@@ -40,6 +41,7 @@ _BOUNDS = {"guidance_rescale": (0.0, 1.0), "apg": (0.0, 1e3), "threshold": (0.5,
 
 Values = Mapping[str, Sequence[Any]]  # condition name -> one value a sample
 Tree = dict[str, Any]
+Where = tuple[slice, slice]
 
 
 def known(model: Model, name: str) -> str:
@@ -53,6 +55,11 @@ def known(model: Model, name: str) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? it has: " if near else "it has: "
     raise KakusanError(f"this model has no condition {name!r}; {hint}{', '.join(names) or 'none: it is unconditional'}")
+
+
+def _guided(model: Model, name: str) -> bool:
+    """Whether a condition is guided by the weight of all; augmentation and pictures are in every branch."""
+    return name != "augment" and model.encoder(name).guided
 
 
 def weight_of(name: str, value: Any) -> float:
@@ -72,7 +79,8 @@ def settle(
     model: Model, asked: Tree, defaults: Tree, cond: Iterable[str], negative: Iterable[str], autoguidance: float
 ) -> Tree:
     """The options of guidance, checked: ``guidance`` always, or the model's default; the others where they are used."""
-    active = [n for n in model.encoders if n != "augment" and n in {*cond, *negative}]
+    own = asked.get("guidance") if isinstance(asked.get("guidance"), Mapping) else {}
+    active = [n for n in model.encoders if n in {*cond, *negative} and (n in own or _guided(model, n))]
     weights = _weights(model, asked.get("guidance"), defaults["guidance"], active)
     out: Tree = {"guidance": weights}
     guided = any(w != 1 for w in (weights.values() if isinstance(weights, dict) else [weights]))
@@ -156,15 +164,20 @@ def _terms(value: Any) -> int:
     return len(value["mix"]) if isinstance(value, dict) and "mix" in value else 1
 
 
-def denoiser(model: Model, settled: Tree, cond: Values, negative: Values, seeds: Sequence[int]) -> Denoise:
-    """What the solver calls: the branches of a batch, evaluated together, joined as ``settled`` says."""
+def denoiser(
+    model: Model, settled: Tree, cond: Values, negative: Values, seeds: Sequence[int], where: Where | None = None
+) -> Denoise:
+    """What the solver calls: the branches of a batch, evaluated together, joined as ``settled`` says.
+
+    ``where``: the rows and columns of a window, to which fields are cut.
+    """
     device = next(model.parameters()).device
-    places = _places(settled["guidance"], cond, negative)
-    branches = _branches(model, [*places, cond], len(seeds))
+    places = _places(model, settled["guidance"], cond, negative)
+    branches = _branches(model, [*places, cond], len(seeds), where)
     guide = _guide(model, settled, len(places))
     if model.weak is not None and settled["autoguidance"] != 1:
         guide = Autoguidance(settled["autoguidance"], guide)
-        branches = pair(_branches(model.weak, [cond], len(seeds)), branches)
+        branches = pair(_branches(model.weak, [cond], len(seeds), where), branches)
     if settled.get("chaos"):
         loose = settled["chaos"] / 100 * Rng(seeds, device).uniform("chaos")[:, 0]
         guide = Relaxed(guide, (1 - loose).tolist())
@@ -173,10 +186,10 @@ def denoiser(model: Model, settled: Tree, cond: Values, negative: Values, seeds:
     return guide(branches)
 
 
-def _places(weights: Any, cond: Values, negative: Values) -> list[Values]:
+def _places(model: Model, weights: Any, cond: Values, negative: Values) -> list[Values]:
     """The conditions of every branch but the last, which has them all: none, or all but one; what is negative stands in
     their place."""
-    kept = {n: v for n, v in cond.items() if n == "augment"}
+    kept = {n: v for n, v in cond.items() if not _guided(model, n)}
     if not isinstance(weights, dict):
         return [kept | dict(negative)] if weights != 1 else []
     out: list[Values] = []
@@ -207,7 +220,7 @@ def _guide(model: Model, settled: Tree, places: int) -> Guide:
     return guide
 
 
-def _branches(model: Model, places: Sequence[Values], batch: int) -> Branches:
+def _branches(model: Model, places: Sequence[Values], batch: int, where: Where | None = None) -> Branches:
     """A branch for each set of conditions, in one batched evaluation; blends are means of several."""
     conds: list[Cond] = []
     means: list[list[Share]] = []
@@ -219,7 +232,8 @@ def _branches(model: Model, places: Sequence[Values], batch: int) -> Branches:
             here = [row[j] if j < len(row) else (row[0][0], 0.0, 0.0, math.inf) for row in rows]
             weight, low, high = (torch.tensor(v, dtype=torch.float64) for v in list(zip(*here, strict=True))[1:])
             shares.append(Share(len(conds), weight, low, high))
-            conds.append(_cond(model, {n: [chosen[0][n] for chosen in here] for n in values}, batch))
+            made = model.cond(prepare(model, {n: [chosen[0][n] for chosen in here] for n in values}, batch), {}, batch)
+            conds.append(made if where is None else made.within(*where))
         means.append(shares)
     if len(conds) > MOST_BRANCHES:
         raise KakusanError(
@@ -241,15 +255,11 @@ def _row(values: Mapping[str, Any]) -> list[tuple[dict[str, Any], float, float, 
     return out
 
 
-def _cond(model: Model, values: Values, batch: int) -> Cond:
-    return model.cond(prepare(model, values, batch), {}, batch)
-
-
 def prepare(model: Model, cond: Values, batch: int) -> Inputs:
     """Values by condition name to prepared inputs."""
     inputs: Inputs = {}
     for name, values in cond.items():
         if len(values) != batch:
             raise KakusanError(f"condition {name!r}: {len(values)} values for {batch} samples; give one, or one each")
-        inputs[name] = model.encoder(name).prepare(list(values))
+        inputs[name] = model.encoder(name).prepare(given.values(values))
     return inputs

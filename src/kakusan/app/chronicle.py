@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kakusan.app import sampler, sheet
+from kakusan.app import sampler, sheet, spatial
 from kakusan.app.doctor import memory_peak
 from kakusan.app.loaded import Loaded, Sample
 from kakusan.app.project import Project
@@ -117,6 +117,7 @@ def preview_request(
 ) -> Request:
     """Fixed seeds; captions of pictures kept aside as prompts, or classes in turn."""
     cond = {name: values for name, values in project.asked(count).items() if name in loaded.model.encoders}
+    cond |= spatial.drawn_by(loaded.model, project, range(count))
     return Request(seeds=list(range(count)), cond=cond, steps=steps, eta=eta)
 
 

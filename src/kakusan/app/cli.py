@@ -85,6 +85,9 @@ def train(
         bool, Parameter(show_default=False, help="Train an autoencoder of the pictures, for --latent.")
     ] = False,
     latent: Annotated[str | None, Parameter(help="An autoencoder's run or file: diffuse in its latent.")] = None,
+    upscale: Annotated[int | None, Parameter(help="Learn to enlarge pictures so many times: 2, 4 or 8.")] = None,
+    masks: Annotated[bool | None, Parameter(show_default=False, help="Also learn to fill holes, for inpaint.")] = None,
+    control: Annotated[str | None, Parameter(help="Learn to follow maps: a folder of them by name, or edges.")] = None,
     json: Json = False,
 ) -> Outcome:
     """Train a model on your pictures, within a time; ends with the path of model.safetensors."""
@@ -102,7 +105,7 @@ def train(
         done = facade.train(
             data, minutes=minutes, steps=steps, out=out, recipe=recipe, overrides=list(overrides), labels=labels,
             captions=captions, fit=fit, flip=flip, size=size, seed=seed, device=device, start=start,
-            autoencoder=autoencoder, latent=latent, progress=progress,
+            autoencoder=autoencoder, latent=latent, upscale=upscale, masks=masks, control=control, progress=progress,
         )  # fmt: skip
         return _trained(done, progress)
 
@@ -136,7 +139,9 @@ def sample(
     prompts: Annotated[Path | None, Parameter(help="A file of prompts, one a line; -n of each.")] = None,
     from_line: Annotated[int, Parameter(show_default=False, help="First line of --prompts.")] = 1,
     wildcards: Annotated[str, Parameter(help="{a,b}: every combination in turn, or by seed.")] = "turn",
+    control: Annotated[Path | None, Parameter(help="A map to follow, or a folder of them, one a sample.")] = None,
     film: Annotated[bool, Parameter(show_default=False, help="Also a film of the reverse process.")] = False,
+    upscale: Annotated[str | None, Parameter(help="A model that then enlarges the samples.")] = None,
     recipe: Annotated[bool, Parameter("--recipe", negative="--no-recipe", help="Write the recipe into files.")] = True,
     out: Annotated[Path, Parameter(["--out", "-o"], help="Folder for the pictures and grid.png.")] = Path("out"),
     batch: Annotated[int | None, Parameter(help="Samples at once; by default what fits memory.")] = None,
@@ -164,7 +169,13 @@ def sample(
 
     with Progress() as progress, Stop() as stop:
         loaded = facade.load(model, device=device)
+        if control is not None:
+            from kakusan.app.spatial import maps_of
+
+            maps = maps_of(loaded, control, None if size is None else (size, size))
+            asked["cond"] = (asked["cond"] or {}) | {"map": maps}
         request = loaded.request(count, **asked)
+        enlarging = None if upscale is None else facade.load(upscale, device=device)
         if runtime != "eager" and not (tile and runtime == "auto"):
             from kakusan.app.engines import swap
 
@@ -189,7 +200,8 @@ def sample(
                 "--guidance-interval": guidance_interval, "--guidance-rescale": guidance_rescale, "--apg": apg,
                 "--threshold": threshold, "--autoguidance": autoguidance, "--chaos": chaos, "--tile": tile,
                 "--eta": eta, "--size": size, "--label": label, "--cond": cond, "--prompts": prompts,
-                "--wildcards": wildcards if wildcards != "turn" else None, "--film": film, "--no-recipe": not recipe,
+                "--wildcards": wildcards if wildcards != "turn" else None, "--film": film,
+                "--control": control, "--upscale": upscale, "--no-recipe": not recipe,
                 "--out": out, "--batch": batch, "--device": device if device != "auto" else None,
                 "--runtime": runtime if runtime != "auto" else None,
             }  # fmt: skip
@@ -197,6 +209,12 @@ def sample(
             progress.note(f"stopped: {made:,} of {total:,} samples are made and saved; the rest: {rest}")
             if not made:
                 return Outcome({"path": None, "files": [], "interrupted": True, "rest": rest}, code=130)
+        if enlarging is not None:
+            from kakusan.app.upscale import enlarged
+
+            progress.start(made, "enlarging", "step")
+            samples = enlarged(samples, enlarging, progress.update, stop) or samples
+            progress.stop()
         paths = [Path(p) for p in facade.save_samples(samples, out, film=film, recipe=recipe)]
         found = _examined(samples, loaded)
         for finding in found:

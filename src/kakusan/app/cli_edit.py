@@ -1,4 +1,4 @@
-"""The editing verbs of the command line: inpaint, outpaint, edit, blend; heavy imports wait until one runs."""
+"""The editing verbs of the command line: inpaint, outpaint, edit, blend, upscale; heavy imports wait until one runs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Recipe = Annotated[bool, Parameter("--recipe", negative="--no-recipe", help="Wri
 Out = Annotated[Path, Parameter(["--out", "-o"], help="Folder for the pictures.")]
 Batch = Annotated[int | None, Parameter(help="Results at once; by default what fits memory.")]
 Route = Annotated[
-    Literal["posterior", "replace"] | None,
-    Parameter(help="By the denoiser's own covariance, the default, or by replacing (RePaint), which guidance needs."),
+    Literal["posterior", "replace", "trained"] | None,
+    Parameter(help="trained where the model was, with --masks; posterior, by its covariance; replace, as RePaint."),
 ]
 Resample = Annotated[
     int | None, Parameter(help="How often each step is taken; more is truer and slower (posterior 2, replace 10).")
@@ -199,9 +199,39 @@ def blend(
     )
 
 
+def upscale(
+    model: Model,
+    image: Picture,
+    *images: Picture,
+    noise: Annotated[
+        float | None, Parameter(help="How much of the picture is covered and drawn anew, of a range of -1 to 1.")
+    ] = None,
+    count: Count = 1,
+    seed: Seed = 0,
+    steps: Steps = None,
+    solver: Solver = None,
+    recipe: Recipe = True,
+    out: Out = FOLDER,
+    batch: Batch = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> Outcome:
+    """Enlarge pictures by a model trained with --upscale; ends with the path of the last."""
+
+    def work(loaded: Any, told: dict[str, Any]) -> Any:
+        named = {name: told[name] for name in ("steps", "batch", "progress", "stop")}
+        each = [loaded.upscale(i, noise=noise, solver=solver, n=count, seed=seed, **named) for i in (image, *images)]
+        return [made for several in each for made in several]
+
+    total = count * (1 + len(images))
+    return _done(
+        model, device, out, recipe, total, _told(None, None, None, steps, None, batch, count), work, "enlarging"
+    )
+
+
 def register(app: App) -> tuple[Callable[..., Outcome], ...]:
     """Add the verbs to the command line; returns them."""
-    verbs = (inpaint, outpaint, edit, blend)
+    verbs = (inpaint, outpaint, edit, blend, upscale)
     for place, verb in enumerate(verbs):
         app.command(verb, sort_key=2.5 + place / 100)
     return verbs

@@ -174,3 +174,22 @@ class Editable:
             stop=stop,
         )  # fmt: skip
         return blending.blend(cast("Loaded", self), first, second, wanted, frames=frames, resize=resize)
+
+    def upscale(
+        self,
+        image: Source,
+        *,
+        noise: float | None = None,
+        n: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        solver: str | None = None,
+        batch: int | None = None,
+        progress: Report | None = None,
+        stop: Asked | None = None,
+    ) -> list[Edited]:
+        """Enlarge a picture, by a model trained with ``upscale``. See ``kakusan.app.upscale.upscale``."""
+        from kakusan.app import editing, upscale
+
+        wanted = editing.Wanted(n, seed, steps=steps, solver=solver, batch=batch, progress=progress, stop=stop)
+        return upscale.upscale(cast("Loaded", self), image, wanted, noise=noise)

@@ -134,7 +134,8 @@ def draw(
     total = len(request.seeds)
     settled = sampler.settle(loaded.model, request) | {"cond": {name: v[0] for name, v in request.cond.items()}}
     each = branches.count(settled)
-    width = wanted.batch or max(1, sampler.plan_batches(total * heavy, shape, each, loaded.device) // heavy)
+    painted = shape if request.window is None else (shape[0], *request.window)
+    width = wanted.batch or max(1, sampler.plan_batches(total * heavy, painted, each, loaded.device) // heavy)
     out: list[Tensor] = []
     while len(out) < total:
         rows = range(len(out), min(total, len(out) + width))
@@ -174,6 +175,8 @@ def save_edits(edits: Sequence[Edited], out: str | Path, recipe: bool = True) ->
     """Write edits into a folder, each under a name of its own, and a grid of several beside the input."""
     if not edits:
         raise KakusanError("no pictures to save")
+    if len(groups := _by_input(edits)) > 1:
+        return [path for group in groups for path in save_edits(group, out, recipe)]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [e.save(folder / f"{e.stem}.png", recipe) for e in edits]
@@ -184,3 +187,14 @@ def save_edits(edits: Sequence[Edited], out: str | Path, recipe: bool = True) ->
         name = f"{first.recipe['verb']}-{Path(first.canvas.name).stem}-grid.png"
         paths.append(sheet.save(sheet.grid(pictures, labels=labels), folder / name))
     return paths
+
+
+def _by_input(edits: Sequence[Edited]) -> list[list[Edited]]:
+    """Edits of one picture after those of another; refused where two would have one name."""
+    groups: dict[str, list[Edited]] = {}
+    for each in edits:
+        groups.setdefault(each.canvas.file or each.canvas.sha256, []).append(each)
+    stems = [group[0].stem for group in groups.values()]
+    if twice := next((s for s in stems if stems.count(s) > 1), None):
+        raise KakusanError(f"two of the pictures would be saved as {twice}.png: edit them into folders of their own")
+    return list(groups.values())

@@ -74,7 +74,7 @@ def noise(model: Model, shape: tuple[int, ...], batch: int) -> tuple[Tensor, Ten
     if x.ndim == 4:
         x = x.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        return x, torch.zeros(batch), model.cond({}, {}, batch)
+        return x, torch.zeros(batch), model.cond({}, {}, batch).over(x.shape[2:])
 
 
 def figures_file(loaded: Loaded) -> Path:

@@ -87,6 +87,9 @@ def train(
     snapshots: bool = False,
     autoencoder: bool = False,
     latent: str | Path | None = None,
+    upscale: int | None = None,
+    masks: bool | None = None,
+    control: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if there are no ``steps`` either).
@@ -94,8 +97,10 @@ def train(
     Pictures with captions give a model that draws from words; ``captions="none"`` leaves them unread. ``recipe`` (a
     TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another model's weights;
     ``snapshots`` keeps the averaged model of every preview point. ``autoencoder`` trains one of the pictures, and
-    ``latent`` (its run or file) a model in its latent, which then carries it. In each of several processes (torchrun,
-    Ray Train) it does that process's part.
+    ``latent`` (its run or file) a model in its latent, which then carries it. ``upscale`` trains what enlarges pictures
+    so many times, in place of what draws them; ``masks`` also teaches to fill holes, ``control`` to follow maps: a
+    folder of them by the pictures' names, or "edges". In each of several processes (torchrun, Ray Train) it does that
+    process's part.
     """
     begun = readings()
     if autoencoder and latent is not None:
@@ -104,9 +109,11 @@ def train(
         shown = _shown(given_progress, ranks)
         chosen = pick_device(ranks.device(device))
         through = None if latent is None else read_latent(latent, chosen)
-        given = {"labels": labels, "captions": captions, "fit": fit, "flip": flip, "size": size}
+        given = {"labels": labels, "captions": captions, "fit": fit, "flip": flip, "size": size, "upscale": upscale}
+        given |= {"masks": masks, "control": None if control is None else str(control)}
         written = _written(recipe, overrides)
         settings = written.get("data", {}) | {k: v for k, v in given.items() if v is not None} | {"path": str(data)}
+        _apart(settings, autoencoder, latent)
         own = written.get("model") or {}
         if own.get("kind") == Latent.kind and not autoencoder:
             raise KakusanError(f"--recipe {recipe}: is of an autoencoder; to train one again add --autoencoder")
@@ -139,6 +146,14 @@ def train(
                 about |= {"latent": {"from": str(latent), "hash": hash_}}
             write_json(run.environment, rundir.environment() | about | {"processes": ranks.world})
         return go(run, project, tree, chosen, shown, False, begun, start, ranks, snapshots)
+
+
+def _apart(settings: Tree, autoencoder: bool, latent: str | Path | None) -> None:
+    """Pictures as conditions and latents do not go together."""
+    asked = [name for name in ("upscale", "masks", "control") if settings.get(name)]
+    if asked and (autoencoder or latent is not None):
+        other = "--autoencoder" if autoencoder else f"--latent {latent}"
+        raise KakusanError(f"--{asked[0]} and {other} do not go together: pictures as conditions are of pixels")
 
 
 def _shown(progress: Progress, ranks: Ranks) -> Progress:
@@ -343,7 +358,9 @@ def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trai
         number += 1
     out = folder.path.with_name(f"{folder.path.name}-{number}")
     shown.note(f"{folder.path} is finished and stays as it is; {out} goes on from its weights")
-    data = {k: tree["data"].get(k) for k in ("labels", "captions", "fit", "flip", "size")}
+    data = {
+        k: tree["data"].get(k) for k in ("labels", "captions", "fit", "flip", "size", "upscale", "masks", "control")
+    }
     fields = tree["data"].get("fields")
     again = [f"data.fields={fields}"] if fields else []
     about = _environment(folder)
@@ -537,8 +554,8 @@ def _copying(project: Project, samples: Sequence[Sample], stop: Stop) -> Copying
 
     Once asked to stop, against fewer: the result is then of no use.
     """
-    if project.held is None:
-        return None
+    if project.held is None or project.facts.upscale:
+        return None  # what is enlarged is like its picture, as it should be
     raw = torch.stack([s.raw.cpu() for s in samples if s.raw is not None])
     near = min(len(project.train), COMPARED)
     chosen = np.linspace(0, len(project.train) - 1, near).astype(np.int64)

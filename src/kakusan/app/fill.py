@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,8 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from kakusan.app.editing import GRADIENTS, Edited, Wanted, diffused, draw, edited, model_domain, window
+from kakusan.app.given import Given
 from kakusan.app.layout import Layout, lay_out
 from kakusan.app.sampler import Edit
+from kakusan.app.spatial import MASK
+from kakusan.conditions.spatial import Mask
 from kakusan.core import constrain, grid
 from kakusan.core.guide import Denoise
 from kakusan.core.process import Process
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ROUTES", "constrained", "inpaint", "outpaint"]
 
-ROUTES = {"posterior": 2, "replace": 10}  # the ways to fill, and how often each takes a step by default
+ROUTES = {"posterior": 2, "replace": 10, "trained": 1}  # the ways to fill, and how often each takes a step by default
 ROUNDS = 3  # of conjugate gradients
 NOISE = 0.01  # of what is known, in the model's range of -1 to 1: a grey level and a bit
 MOSTLY_WHITE = 0.9
@@ -45,11 +49,11 @@ def inpaint(
 ) -> list[Edited]:
     """Paint anew what is white in ``mask``; everything else is the file's own to the bit.
 
-    ``route``: "posterior" (the denoiser's own covariance decides what the known pixels say of the others; not with
-    guidance) or "replace" (RePaint); None takes the first that is possible. Each step is taken ``resample`` times.
-    ``feather`` softens the mask over so many pixels inside its border; ``invert`` repaints what is black. ``tile``
-    works at the picture's scale, ``resize`` at the model's. A model that diffuses in a latent fills by "replace": it
-    knows the places of the latent all of whose pixels are known.
+    ``route``: "trained" (a model that was trained with masks), "posterior" (the denoiser's own covariance decides what
+    the known pixels say of the others; not with guidance) or "replace" (RePaint); None takes the first that is
+    possible. Each step is taken ``resample`` times. ``feather`` softens the mask over so many pixels inside its border;
+    ``invert`` repaints what is black. ``tile`` works at the picture's scale, ``resize`` at the model's. A model that
+    diffuses in a latent fills by "replace": it knows the places of the latent all of whose pixels are known.
     """
     wanted = (wanted or Wanted()).unguided()
     canvas = open_canvas(image)
@@ -131,9 +135,12 @@ def _route(loaded: Loaded, wanted: Wanted, route: str | None, resample: int | No
     """The way to fill and how often each step is taken, chosen where that was left open."""
     guided = wanted.guided(loaded)
     latent = isinstance(loaded.domain, Latent)
-    chosen = route or ("replace" if guided or latent else "posterior")
+    able = MASK in loaded.model.encoders and isinstance(loaded.model.encoder(MASK), Mask)
+    chosen = route or ("trained" if able else "replace" if guided or latent else "posterior")
     if chosen not in ROUTES:
         raise KakusanError(f"route={chosen!r} is not known; choose one of: {', '.join(ROUTES)}")
+    if chosen == "trained" and not able:
+        raise KakusanError("route='trained': this model was not trained with --masks; leave the route out")
     if chosen == "posterior" and latent:
         raise KakusanError("route='posterior' needs a model of pixels, this one diffuses in a latent: --route replace")
     if chosen == "posterior" and guided:
@@ -160,16 +167,29 @@ def _filled(
     known, unknown = placed.padded(seen, 0.0)[(..., *placed.cut)], placed.shrunk(white)
     if placed.windows > 1:
         notes = [*notes, f"painting in {placed.windows} overlapping windows"]
-    process = loaded.model.denoiser.process
+    process, route, resample = loaded.model.denoiser.process, options["route"], int(options["resample"])
     if isinstance(loaded.domain, Latent):  # a place of the latent is known where all of its pixels are
         known, factor = diffused(loaded, known[None])[0], loaded.domain.autoencoder.factor
         unknown = functional.max_pool2d(unknown, factor)
-    edit = constrained(process, window(loaded), known, unknown, options["route"], int(options["resample"]))
-    heavy = GRADIENTS if options["route"] == "posterior" else 1
-    drawn = draw(loaded, request, tuple(known.shape), edit, wanted, heavy * placed.windows)
+    told, work = request, constrained(process, window(loaded), known, unknown, route, resample)
+    if route == "trained":
+        given = [Given((known, unknown))] * len(request.seeds)
+        pane = domain.size if placed.windows > 1 else None
+        told, work = replace(request, cond=request.cond | {MASK: given}, window=pane), _repeating(resample)
+    heavy = GRADIENTS if route == "posterior" else 1
+    drawn = draw(loaded, told, tuple(known.shape), work, wanted, heavy * placed.windows)
     paint = [canvas.painted(domain, placed.placed(seen, x)) for x in drawn]
     pictures = [canvas.merged(p, white) for p in paint]
     return edited(loaded, request, verb, canvas, pictures, inputs, options, notes)
+
+
+def _repeating(resample: int) -> Edit:
+    """Sampling by the conditions alone, each step taken so many times."""
+
+    def edit(f: Denoise, x: Tensor, times: Tensor) -> tuple[Denoise, Tensor, Tensor]:
+        return f, x, grid.resample(times, resample)
+
+    return edit
 
 
 def _unchanged(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from kakusan.app import spatial
 from kakusan.app.show import Progress
 from kakusan.catalog import build, find
 from kakusan.conditions.prompt import escape
@@ -26,6 +27,7 @@ from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.data import Batches, Dataset
 from kakusan.training.feed import on_device
 from kakusan.training.latents import Latents
+from kakusan.training.maps import beside
 from kakusan.training.plan import Facts
 from kakusan.training.source import Source, open_source
 from kakusan.training.watch import HeldOut
@@ -45,6 +47,10 @@ DATA: dict[str, Any] = {  # the [data] section of a recipe and its defaults
     "size": None,
     "held_out": None,
     "augment": None,
+    "upscale": None,
+    "masks": False,
+    "control": None,
+    "crop": None,
 }
 
 
@@ -78,7 +84,14 @@ class Project:
             augment=Affine.parameters if self.augment else 0,
             fields={name: column.spec() for name, column in self.train.fields.items()},
             vocabulary=self._vocabulary(),
+            spatial=spatial.specs(self.settings, self.domain, self.train.maps),
+            upscale=int(self.settings["upscale"] or 0),
         )
+
+    @property
+    def crop(self) -> int:
+        """The side of the pieces that are trained on, 0 = whole pictures."""
+        return int(self.settings["crop"] or 0)
 
     def _vocabulary(self) -> str:
         return "" if self.train.texts is None else learn(self._said())
@@ -141,7 +154,7 @@ class Project:
         flip = bool(self.settings["flip"])
         return Batches(
             self.train, self.domain, batch, seed, flip, self.augment, device=device, rank=rank, world=world,
-            ahead=ahead, reference=reference, captions=captions, latents=self.latents,
+            ahead=ahead, reference=reference, captions=captions, latents=self.latents, crop=self.crop,
         )  # fmt: skip
 
     def held_out(
@@ -154,7 +167,16 @@ class Project:
         twins = self.train.subset(_spread(len(self.train), len(self.held)))
         made = [
             Batches(
-                part, self.domain, size, seed, rank=rank, world=world, ahead=0, captions=captions, latents=self.latents
+                part,
+                self.domain,
+                size,
+                seed,
+                rank=rank,
+                world=world,
+                ahead=0,
+                captions=captions,
+                latents=self.latents,
+                crop=self.crop,
             )
             for part in (self.held, twins)
         ]
@@ -208,6 +230,7 @@ def open_project(
         raise KakusanError(f"[data] {unknown[0]}: not known; it takes {', '.join(DATA)}")
     if chosen["captions"] not in ("auto", "none"):
         raise KakusanError(f"--captions {chosen['captions']}: auto (read them where there are any) or none")
+    chosen = spatial.settled(chosen)
     source = open_source(str(chosen["path"]), labels=str(chosen["labels"]), fields=chosen["fields"])
     if chosen["captions"] == "none":
         source.texts = None
@@ -215,7 +238,8 @@ def open_project(
         progress.note(note)
     _tell_captions(source, progress)
     if domain is None:
-        fitted = Image.fit(source.sample(512), size=chosen["size"], fit=chosen["fit"])
+        size = chosen["size"] or (spatial.size(source.sample(64), chosen) if chosen["upscale"] else None)
+        fitted = Image.fit(source.sample(512), size=size, fit=chosen["fit"])
         if latent is not None:
             latent = _fitting(latent, fitted, chosen)
             fitted = _pictures(latent)
@@ -226,8 +250,11 @@ def open_project(
         if not isinstance(built, Image):
             raise KakusanError(f"model.domain is {built.kind!r}; this version trains pictures (domain/image)")
         fitted = built
+    chosen["crop"] = spatial.crop(chosen, fitted)
     cache = _cached(source, fitted, progress)
     data = Dataset.of(source, cache)
+    if chosen["control"] not in (None, spatial.EDGES):
+        data = replace(data, maps=beside(source, cache, str(chosen["control"]), fitted))
     train, held = _split(data, chosen["held_out"])
     small = len(train) < SMALL if chosen["augment"] is None else bool(chosen["augment"])
     augment = Affine(transparent=fitted.mode == "RGBA") if small else None

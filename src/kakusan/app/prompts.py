@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kakusan.app.given import Given
 from kakusan.part import KakusanError
 
 __all__ = ["Line", "Mix", "Term", "choices", "literal", "parse", "read_prompts", "recalled", "recorded"]
@@ -170,6 +171,8 @@ def read_prompts(path: str | Path, first: int = 1) -> list[Line]:
 
 def recorded(value: Any) -> Any:
     """A value as a recipe keeps it."""
+    if isinstance(value, Given):
+        return None if value.source is None else dict(value.source)
     if not isinstance(value, Mix):
         return value
     return {"mix": [[t.value, t.weight, t.low, None if t.high == math.inf else t.high] for t in value.terms]}
@@ -177,7 +180,7 @@ def recorded(value: Any) -> Any:
 
 def recalled(value: Any) -> Any:
     """A value from a recipe; what stands there means itself."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or "mix" not in value:
         return value
     terms = ((v, float(w), float(low), high) for v, w, low, high in value["mix"])
     return Mix(tuple(Term(v, w, low, math.inf if high is None else float(high)) for v, w, low, high in terms))

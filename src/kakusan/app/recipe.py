@@ -112,8 +112,8 @@ def override(tree: Tree, assignments: Iterable[str]) -> Tree:
 
 
 def fit_ports(tree: Tree) -> Tree:
-    """The network's ports for vectors and tokens as wide as the conditions that enter through them; what a pretrained
-    encoder's folder decides is written down."""
+    """The network's ports for vectors, tokens and fields as wide as the conditions that enter through them; what a
+    pretrained encoder's folder decides is written down."""
     encoders = tree["model"].get("encoders", {})
     for name, encoder in encoders.items():
         settled = getattr(find(encoder["kind"], f"model.encoders.{name}"), "settled", None)
@@ -123,6 +123,9 @@ def fit_ports(tree: Tree) -> Tree:
     accepted = find(net["kind"], "model.denoiser.net").signature().parameters
     if "vector" in accepted:
         net["vector"] = sum(_width(encoder, "dim", name) for name, encoder in encoders.items())
+    fields = [getattr(find(e["kind"], f"model.encoders.{name}"), "field", None) for name, e in encoders.items()]
+    if "field" in accepted:
+        net["field"] = sum(width(e) for width, e in zip(fields, encoders.values(), strict=True) if width is not None)
     widths = {name: width for name, encoder in encoders.items() if (width := _width(encoder, "tokens", name))}
     if len(set(widths.values())) > 1:
         said = ", ".join(f"{name} {width}" for name, width in widths.items())

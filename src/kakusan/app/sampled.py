@@ -48,7 +48,9 @@ class Sample:
     def caption(self) -> str:
         """What it was asked to be, in words, its class first; empty where nothing was asked."""
         cond = sorted(self.recipe.get("cond", {}).items(), key=lambda item: item[0] != "label")
-        return ", ".join(str(prompts.recalled(v)) for name, v in cond if name != "augment" and v is not None)
+        return ", ".join(
+            str(prompts.recalled(v)) for name, v in cond if name != "augment" and v is not None and not _pictured(v)
+        )
 
     def save(self, path: str | Path, recipe: bool = True) -> Path:
         """Write it losslessly, with its recipe inside unless ``recipe`` is False."""
@@ -67,6 +69,10 @@ class Sample:
         out = io.BytesIO()
         picture.resize((picture.width * scale, picture.height * scale), Pil.Resampling.NEAREST).save(out, "PNG")
         return out.getvalue()
+
+
+def _pictured(value: Any) -> bool:
+    return isinstance(value, dict) and "picture" in value
 
 
 def titles(samples: Sequence[Sample]) -> list[str] | None:

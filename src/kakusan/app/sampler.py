@@ -23,6 +23,7 @@ from kakusan.core.model import Model
 from kakusan.core.rng import Rng, mix
 from kakusan.core.sample import Step, sample
 from kakusan.core.solver import Solver
+from kakusan.core.windows import windows
 from kakusan.part import KakusanError, Part
 
 __all__ = ["DEFAULTS", "SOLVERS", "Edit", "Request", "plan_batches", "prepare", "settle", "steps"]
@@ -70,6 +71,7 @@ class Request:
     chaos: float | None = None  # 0 to 100
     tile: bool = False
     start: Start | None = None  # a picture to vary, in place of noise alone
+    window: tuple[int, int] | None = None  # larger pictures are painted in overlapping windows of this size
     names: Sequence[str] = ()  # of the samples' files, where their seeds do not name them
 
     def rows(self, at: Sequence[int]) -> Request:
@@ -161,6 +163,7 @@ def free_memory(device: torch.device) -> int:
 def steps(model: Model, request: Request, shapes: list[tuple[int, ...]], edit: Edit | None = None) -> Iterator[Step]:
     """Sample one batch, step by step; ``shapes`` are the samples' own (C, *S); ``edit`` has the last word on how."""
     settled = settle(model, request)
+    _complete(model, request)
     if settled.get("tile"):
         model = tiled(model, shapes)
     denoiser = model.denoiser
@@ -177,12 +180,22 @@ def steps(model: Model, request: Request, shapes: list[tuple[int, ...]], edit: E
     if settled["churn"]:
         times = grids.churn(times, process, settled["churn"])
     x = begin(times, process, denoiser.space, shapes, rng, request.start)
-    denoise = branches.denoiser(model, settled, request.cond, request.negative, request.seeds)
+    told = (model, settled, request.cond, request.negative, request.seeds)
+    denoise = branches.denoiser(*told)
+    if request.window is not None:
+        denoise = windows(denoise, request.window, at=lambda where: branches.denoiser(*told, where))
     if edit is not None:
         with torch.no_grad():
             denoise, x, times = edit(denoise, x, times)
     drawn = sample(denoise, x, times, solver, process, denoiser.space, rng, shapes)
     yield from _no_grad(drawn, torch.inference_mode if edit is None else torch.no_grad)
+
+
+def _complete(model: Model, request: Request) -> None:
+    """Refuses to draw without a condition that there is nothing to draw without."""
+    for name in model.encoders:
+        if model.encoder(name).needed and any(v is None for v in request.cond.get(name, [None])):
+            raise KakusanError("this model enlarges pictures and draws none of its own: kakusan upscale MODEL IMAGE")
 
 
 def _no_grad(source: Iterator[Step], mode: type[torch.no_grad] | type[torch.inference_mode]) -> Iterator[Step]:

@@ -65,10 +65,14 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
 
         swap(loaded, str(made["runtime"]), request)
     sample = loaded.draw(request)[0]
+    if made.get("upscaled"):
+        from kakusan.app import upscale
+
+        sample = upscale.again(sample, made["upscaled"], source)
     target = Path(out) if out else source.with_name(f"{source.stem}-again{source.suffix}")
     if target.is_dir():
         target = target / source.name
     path = sample.save(target)
-    before = loaded.domain.load(source.read_bytes(), source.name)
-    after = loaded.domain.load(path.read_bytes(), path.name)
+    before = sample.domain.load(source.read_bytes(), source.name)
+    after = sample.domain.load(path.read_bytes(), path.name)
     return path, bool(np.array_equal(before.data, after.data))

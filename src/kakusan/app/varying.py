@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kakusan.app import spatial
 from kakusan.app.prompts import recalled as value_of
 from kakusan.app.sampler import Request
 from kakusan.app.start import Start, level_of, stamp
@@ -101,6 +102,7 @@ def recalled(loaded: Loaded, made: Mapping[str, Any], file: Path, depth: int = 0
     if depth > _MOST:
         raise KakusanError(f"{file}: began from more than {_MOST} pictures in turn that are gone; put the last back")
     cond, negative = ({k: [v] for k, v in _values(made, name).items()} for name in ("cond", "negative"))
+    cond = {k: [_pictured(loaded, v[0], made, file)] for k, v in cond.items()}
     again = Request(seeds=[int(made["seed"])], cond=cond, negative=negative, **_settings(made))
     if "from" not in made:
         return again
@@ -136,6 +138,20 @@ def _tensor(loaded: Loaded, record: Record, size: tuple[int, ...] | None) -> Ten
 
 def _values(made: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {str(k): value_of(v) for k, v in (made.get(name) or {}).items()}
+
+
+def _pictured(loaded: Loaded, value: Any, made: Mapping[str, Any], file: Path) -> Any:
+    """A condition that is a picture, from its file, which has to be what it was; any other as it is."""
+    if not isinstance(value, dict) or "picture" not in value:
+        return value
+    path = Path(str(value["picture"]))
+    place = next((p for p in (path, file.parent / path.name) if p.is_file()), None)
+    if place is None:
+        raise KakusanError(f"{file}: its map {path} is not there any more; put it back, or beside {file.name}")
+    given = spatial.mapped(loaded, place, tuple(int(n) for n in made["size"]) if made.get("size") else None)
+    if given.source is None or given.source["sha256"] != value["sha256"]:
+        raise KakusanError(f"{file}: its map {place} has changed since; put the old file back")
+    return given
 
 
 def _settings(made: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["NO_COND", "Batch", "Cond", "Inputs"]
+__all__ = ["NO_COND", "Batch", "Cond", "Inputs", "joined"]
 
 Inputs = dict[str, dict[str, Tensor]]  # condition name -> that encoder's prepared inputs, each (B, ...)
 
@@ -21,7 +21,7 @@ class Cond:
     vector: Tensor | None = None  # (B, D)     class, scalars, pooled text
     tokens: Tensor | None = None  # (B, L, D)  text, boxes: cross-attention
     tokens_mask: Tensor | None = None  # (B, L) bool, True = a real token
-    field: Tensor | None = None  # (B, C, *S) image, mask, layout, low resolution: concatenated to x
+    field: Tensor | None = None  # (B, C, *S), or constant (B, C, 1, ...): image, mask, low resolution: joined to x
     mask: Tensor | None = None  # valid positions of x itself, True = real (molecules, variable length)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Cond:
@@ -37,6 +37,18 @@ class Cond:
         mask = F.pad(_tokens_mask(self), (0, more), value=False)
         return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, more)), tokens_mask=mask)
 
+    def over(self, sizes: Sequence[int]) -> Cond:
+        """The same with a field that is constant, (B, C, 1, ...), spread over ``sizes``."""
+        if self.field is None or not _constant(self.field):
+            return self
+        return replace(self, field=self.field.expand(*self.field.shape[:2], *sizes))
+
+    def within(self, rows: slice, columns: slice) -> Cond:
+        """The same with the field cut to a window; what is constant stays."""
+        if self.field is None or _constant(self.field):
+            return self
+        return replace(self, field=self.field[..., rows, columns])
+
     @staticmethod
     def merge(conds: list[Cond], mask: Tensor | None = None) -> Cond:
         """Several conditions as one: vectors, tokens and fields are concatenated in the order given."""
@@ -48,7 +60,7 @@ class Cond:
             vector=torch.cat(vectors, 1) if vectors else None,
             tokens=torch.cat([c.tokens for c in tokens if c.tokens is not None], 1) if tokens else None,
             tokens_mask=torch.cat(masks, 1) if masks else None,
-            field=torch.cat(maps, 1) if maps else None,
+            field=joined(maps, 1) if maps else None,
             mask=mask,
         )
 
@@ -58,6 +70,16 @@ def _tokens_mask(cond: Cond) -> Tensor:
     if cond.tokens_mask is not None:
         return cond.tokens_mask
     return torch.ones(cond.tokens.shape[:2], dtype=torch.bool, device=cond.tokens.device)
+
+
+def _constant(field: Tensor) -> bool:
+    return field.shape[2:].numel() == 1
+
+
+def joined(fields: Sequence[Tensor], dim: int) -> Tensor:
+    """Fields along a dimension; those that are constant, (B, C, 1, ...), are spread over the sizes of the others."""
+    sizes = next((f.shape[2:] for f in fields if not _constant(f)), fields[0].shape[2:])
+    return torch.cat([f.expand(*f.shape[:2], *sizes) if _constant(f) else f for f in fields], dim)
 
 
 NO_COND = Cond()

@@ -50,7 +50,7 @@ class Denoiser(Part, nn.Module):
         coefs = self.param.coefs(alpha, sigma)
         lam = self.process.logsnr(t).clamp(-LAM_MAX, LAM_MAX).to(torch.float32)
         lam = lam.expand(x.shape[0]).to(x.device, non_blocking=True)
-        return self.net(cast(coefs[0], x) * x, lam, cond), coefs
+        return self.net(cast(coefs[0], x) * x, lam, cond.over(x.shape[2:])), coefs
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = NO_COND) -> Tensor:
         """x (B, C, *S) at noise time t, () or (B,) float64 on the CPU; returns the estimate of x0, same shape as x."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kakusan.core.batch import Cond, Inputs
+from kakusan.core.batch import Batch, Cond, Inputs, joined
 from kakusan.core.denoiser import Denoiser
 from kakusan.core.guide import Branches
 from kakusan.core.rng import Rng
@@ -22,6 +23,11 @@ class Encoder(Part, nn.Module, abc.ABC):
     """One condition: users' values to tensors once, and those to a ``Cond`` at every step. It owns its learned null."""
 
     droppable = True  # whether training replaces it by its null at times; False where null means something of its own
+    drawn = (
+        False  # whether training makes it of the pictures themselves (``draw``), so that batches bring nothing of it
+    )
+    guided = True  # whether one weight for all conditions is its weight too; else it is in all branches, or has its own
+    needed = False  # whether there is nothing to sample without it
 
     @abc.abstractmethod
     def prepare(self, values: list[Any]) -> dict[str, Tensor]:
@@ -121,6 +127,11 @@ class Model(Part, nn.Module):
             conds.append(encoder(given, kept.to(device, non_blocking=True)))
         return Cond.merge(conds, mask)
 
+    def drawn(self, batch: Batch, rng: Rng) -> Batch:
+        """The batch with what is random about its conditions drawn; those made of the pictures themselves are added."""
+        given: Inputs = {name: {} for name in self.encoders if self.encoder(name).drawn} | batch.inputs
+        return replace(batch, inputs={n: self.encoder(n).draw(batch.x0, value, rng) for n, value in given.items()})
+
     def branches(self, conds: list[Cond]) -> Branches:
         """One batched evaluation of all condition branches: ``branches(x, t, s)`` gives one estimate of x0 for each;
         ``which`` evaluates some of them only."""
@@ -162,5 +173,5 @@ def _stack(conds: list[Cond]) -> Cond:
             raise KakusanError(
                 f"guidance branches disagree: port {name!r} is used by {len(used)} of {len(conds)} of them"
             )
-        ports[name] = torch.cat(used) if used else None
+        ports[name] = None if not used else joined(used, 0) if name == "field" else torch.cat(used)
     return Cond(**ports)

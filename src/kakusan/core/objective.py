@@ -220,15 +220,14 @@ class Denoising(Objective):
     def terms(
         self, model: Model, batch: Batch, rng: Rng, step: int, teacher: Model | None = None
     ) -> tuple[Tensor, Tensor]:
-        denoiser = model.denoiser
+        denoiser, batch = model.denoiser, model.drawn(batch, rng)
         process, space, x0 = denoiser.process, denoiser.space, batch.x0
         t = self.times(batch, rng, step, process)
         alpha, sigma = process.scales(t)
         lam = process.logsnr(t)
         eps = space.noise(space.shapes(x0, batch.mask), rng, "eps", step).to(x0.dtype)
-        inputs = {name: model.encoder(name).draw(x0, given, rng) for name, given in batch.inputs.items()}
         keep = {n: k for n, k in self.keep(batch, rng, step).items() if model.encoder(n).droppable}
-        cond = model.cond(inputs, keep, len(x0), batch.mask)
+        cond = model.cond(batch.inputs, keep, len(x0), batch.mask)
         x_t = process.noised(x0, eps, t)
         out, (_, c_skip, c_out) = denoiser.raw(x_t, t, cond)
         target = cast((1 - c_skip * alpha) / c_out, x0) * x0 - cast(c_skip * sigma / c_out, x0) * eps

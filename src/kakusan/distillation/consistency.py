@@ -90,7 +90,7 @@ class Consistency(Objective):
         k_r = lower(k_t, self.q, step // self.stage if self.stage else 0)
         r = process.time(-k_r.log())
         eps = space.noise(space.shapes(x0, batch.mask), rng, "eps", step).to(x0.dtype)
-        inputs, keep = conditions(model, batch, rng, self.draws.keep(batch, rng, step))
+        inputs, keep = conditions(model, batch, rng, self.draws, step)
         x_t = process.noised(x0, eps, t)
         if self.path == "data":
             x_r = process.noised(x0, eps, r)
@@ -126,7 +126,7 @@ class Consistency(Objective):
         process, space = model.denoiser.process, model.denoiser.space
         count = max(1, len(batch.x0) // self.points)
         mine = rng.subset(range(count))
-        inputs, keep = conditions(model, batch, mine, self.draws.keep(batch, rng, step), count)
+        inputs, keep = conditions(model, batch, mine, self.draws, step, count)
         mask = None if batch.mask is None else batch.mask[:count]
         times = _jittered(Karras(k_min=0.01).times(self.points, process), mine, step, process)
         eps = space.noise(space.shapes(batch.x0[:count], mask), mine, "trajectory", step).to(batch.x0.dtype)

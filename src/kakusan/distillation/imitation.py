@@ -56,7 +56,7 @@ class Imitation(Objective):
         t = self.draws.times(batch, rng, step, process)
         lam = process.logsnr(t)
         eps = space.noise(space.shapes(x0, batch.mask), rng, "eps", step).to(x0.dtype)
-        inputs, keep = conditions(model, batch, rng, self.draws.keep(batch, rng, step))
+        inputs, keep = conditions(model, batch, rng, self.draws, step)
         x_t = process.noised(x0, eps, t)
         matched = self.features > 0 and batch.mask is None
         with torch.no_grad(), _tapped(teacher.denoiser.net.taps() if matched else []) as theirs:

@@ -63,7 +63,7 @@ class Progressive(Objective):
         place = 2 * (self.draws.places(batch, rng, step) * self.steps).long().clamp(max=self.steps - 1)
         t, mid, s = times[place], times[place + 1], times[place + 2]
         eps = space.noise(space.shapes(x0, batch.mask), rng, "eps", step).to(x0.dtype)
-        inputs, keep = conditions(model, batch, rng, self.draws.keep(batch, rng, step))
+        inputs, keep = conditions(model, batch, rng, self.draws, step)
         x_t = process.noised(x0, eps, t)
         with torch.no_grad():
             f = guided(teacher, inputs, keep, len(x0), batch.mask, self.guidance, self.autoguidance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from kakusan.core.batch import Batch, Inputs
 from kakusan.core.guide import Autoguidance, ClassifierFree, Denoise, Guide, Plain, Relaxed, pair
 from kakusan.core.model import Model
+from kakusan.core.objective import Denoising
 from kakusan.core.rng import Rng
 from kakusan.part import KakusanError
 
@@ -26,7 +28,7 @@ def needed(teacher: Model | None, kind: str) -> Model:
 
 
 def conditions(
-    model: Model, batch: Batch, rng: Rng, keep: Mapping[str, Tensor], count: int | None = None
+    model: Model, batch: Batch, rng: Rng, draws: Denoising, step: int, count: int | None = None
 ) -> tuple[Inputs, dict[str, Tensor]]:
     """The conditions of the batch's first ``count`` rows with what is random about them drawn, and which are kept.
 
@@ -37,8 +39,8 @@ def conditions(
     given = {name: {k: v[rows] for k, v in values.items()} for name, values in batch.inputs.items()}
     if WEIGHT in model.encoders:
         given[WEIGHT] = model.encoder(WEIGHT).null(len(x0))
-    inputs = {name: model.encoder(name).draw(x0, values, rng) for name, values in given.items()}
-    return inputs, {name: k[rows] for name, k in keep.items() if model.encoder(name).droppable}
+    part = model.drawn(replace(batch, x0=x0, inputs=given), rng)
+    return part.inputs, {n: k for n, k in draws.keep(part, rng, step).items() if model.encoder(n).droppable}
 
 
 def guided(
@@ -53,8 +55,9 @@ def guided(
     """(x (B, C, *S), t () or (B,), s) to x0: classifier-free guidance of these weights, 1 being none.
 
     Rows whose conditions are not kept have nothing to be guided by: there the guided estimate is the plain one. A
-    condition that is never dropped (``droppable``) is in both branches. Weights among the ``inputs``, one a row, take
-    the place of ``guidance``, unless the teacher is a student that takes them itself.
+    condition that is never dropped (``droppable``), or not by the weight of all (``guided``), is in both branches.
+    Weights among the ``inputs``, one a row, take the place of ``guidance``, unless the teacher is a student that takes
+    them itself.
     """
     each = None
     if WEIGHT in inputs and WEIGHT not in model.encoders:
@@ -65,7 +68,8 @@ def guided(
     conds = [full]
     if each is not None or guidance != 1:
         guide = ClassifierFree(guidance) if each is None else Relaxed(ClassifierFree(2.0), [w - 1 for w in each])
-        off = {name: torch.zeros(count, dtype=torch.bool) for name in inputs if model.encoder(name).droppable}
+        left = [name for name in inputs if model.encoder(name).droppable and model.encoder(name).guided]
+        off = {name: torch.zeros(count, dtype=torch.bool) for name in left}
         conds = [model.cond(inputs, dict(keep) | off, count, mask), full]
     branches = model.branches(conds)
     if autoguidance != 1:

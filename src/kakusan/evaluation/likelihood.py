@@ -223,7 +223,8 @@ def bound_by_level(
     for batch in batches:
         _check(model, batch.x0, 2)
         x0, count = batch.x0, len(batch.x0)
-        cond = model.cond(batch.inputs, {}, count, batch.mask)
+        inputs = model.drawn(batch, Rng([mix("drawn", seed, index + i) for i in range(count)], x0.device)).inputs
+        cond = model.cond(inputs, {}, count, batch.mask)
         for _ in range(draws):
             rng = Rng([mix("bound", seed, index + i) for i in range(count)], x0.device)
             # the multiples of the golden ratio fill the range evenly however many there are

@@ -22,6 +22,7 @@ __all__ = [
     "Attention",
     "Dense",
     "GroupNorm",
+    "PixelNorm",
     "attend",
     "check_ports",
     "crop",
@@ -188,6 +189,22 @@ class GroupNorm(nn.Module):
         if self.weight is None or self.bias is None:
             return x
         return x * self.weight.reshape(-1, *rest) + self.bias.reshape(-1, *rest)
+
+
+class PixelNorm(nn.Module):
+    """Normalisation over the channels of each position alone (layer normalisation; Ba et al. 2016): what is around a
+    piece of a picture, or how large that is, does not change it."""
+
+    def __init__(self, channels: int, affine: bool = True) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, C, *S)."""
+        last = x.movedim(1, -1)  # contiguous where x is channels-last
+        return F.layer_norm(last, (self.channels,), self.weight, self.bias, 1e-5).movedim(-1, 1)
 
 
 class Attention(nn.Module):

@@ -16,6 +16,7 @@ from kakusan.core.denoiser import Net
 from kakusan.nets.layers import (
     Attention,
     GroupNorm,
+    PixelNorm,
     check_ports,
     crop,
     embedded,
@@ -30,18 +31,31 @@ from kakusan.part import KakusanError
 
 __all__ = ["UNet"]
 
+NORMS: dict[str, type[GroupNorm | PixelNorm]] = {"group": GroupNorm, "pixel": PixelNorm}
 _LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
-_OUTER = ("stem", "field_stem", "embed.0", "vector_in", "null", "bypass", "out")  # no hidden matrices: AdamW's
+_OUTER = (
+    "stem",
+    "field_stem",
+    "field_bypass",
+    "field_gain",
+    "embed.0",
+    "vector_in",
+    "null",
+    "bypass",
+    "out",
+)  # no hidden matrices: AdamW's
 
 
 class _Conv:
-    """How this network's convolutions are made: 1-D signals are pictures of height 1, which have the fast kernels."""
+    """How this network's convolutions and norms are made: 1-D signals are pictures of height 1, which have the fast
+    kernels."""
 
-    def __init__(self, dims: int, padding: str) -> None:
+    def __init__(self, dims: int, padding: str, norm: str) -> None:
         self.make = nn.Conv3d if dims == 3 else nn.Conv2d
         self.flat = (1,) if dims == 1 else ()  # the height of a 1-D signal
         self.axes = dims
         self.padding = padding
+        self.norm = NORMS[norm]
 
     def __call__(self, cin: int, cout: int, size: int) -> nn.Module:
         kernel = (*(1 for _ in self.flat), *[size] * self.axes)
@@ -58,9 +72,9 @@ class _Block(nn.Module):
 
     def __init__(self, conv: _Conv, size: int, dropout: float) -> None:
         super().__init__()
-        self.norm0 = GroupNorm(size)
+        self.norm0 = conv.norm(size)
         self.conv0 = conv(size, size, 3)
-        self.norm1 = GroupNorm(size, affine=False)
+        self.norm1 = conv.norm(size, affine=False)
         self.dropout = dropout
         self.conv1 = zero(conv(size, size, 3))
 
@@ -116,7 +130,8 @@ class UNet(Net):
     blocks a level on each way; attention at the levels listed in ``attention`` (indices into ``mults``), to the tokens
     too where ``tokens`` is set. ``unshuffle`` folds that many pixels along each axis into channels first. ``vector``,
     ``tokens`` and ``field`` are the widths of the condition's ports, 0 = unused. ``padding`` is "zeros", or "circular"
-    for seamless tiles (sizes that are multiples of unshuffle 2^(levels - 1) then tile exactly).
+    for seamless tiles (sizes that are multiples of unshuffle 2^(levels - 1) then tile exactly). ``norm`` is "group", or
+    "pixel": without attention, what is learnt from pieces of pictures then holds for whole ones, borders aside.
 
     The output layer starts at zero, and so does all that a condition enters through, so that adding one to a trained
     network changes nothing at first. With a mask whose valid part begins at index 0, the result there is what that part
@@ -140,16 +155,17 @@ class UNet(Net):
         field: int = 0,
         dropout: float = 0.0,
         padding: str = "zeros",
+        norm: str = "group",
     ) -> None:
         super().__init__()
-        _check(channels, dims, width, mults, blocks, attention, heads, unshuffle, padding)
+        _check(channels, dims, width, mults, blocks, attention, heads, unshuffle, padding, norm)
         self.channels, self.dims, self.padding = channels, dims, padding
         self.ports = {"vector": vector, "tokens": tokens, "field": field}
         lift = [1] if dims == 1 else []
         self.steps = [*lift, *[unshuffle] * dims]
         self.halves = [*lift, *[2] * dims]
         self.multiple = unshuffle * 2 ** (len(mults) - 1)  # sizes that are multiples need no padding at any level
-        conv, cells = _Conv(dims, padding), unshuffle**dims
+        conv, cells = _Conv(dims, padding, norm), unshuffle**dims
         sizes = [width * m for m in mults]
 
         self.stem = conv(channels * cells, width * mults[0], 3)
@@ -162,9 +178,11 @@ class UNet(Net):
             _Level(conv, size, below, blocks, heads if i in attention else 0, tokens, dropout)
             for i, (size, below) in enumerate(zip(sizes, [*sizes[1:], 0]))
         )
-        self.norm = GroupNorm(sizes[0])
+        self.norm = conv.norm(sizes[0])
         self.out = zero(conv(sizes[0], channels * cells, 3))
         self.bypass = zero(conv(channels * cells, channels * cells, 1))  # a full-rank way for x, whatever the width
+        self.field_bypass = zero(conv(field * cells, channels * cells, 1)) if field else None  # and for the field
+        self.field_gain = zero(nn.Linear(emb, channels * cells)) if field else None  # by noise level, 1 at first
         way = [size for size in sizes for _ in range(2 * blocks)]
         self.splits = [*way, *reversed(way), channels * cells]
         self.modulate = zero(nn.Linear(emb, sum(self.splits)))  # every block's scale and shift in one product
@@ -191,14 +209,19 @@ class UNet(Net):
             inner = inner * mask
         folded = fold(inner, self.steps)
         h = self.stem(folded)
-        if self.field_stem is not None and cond.field is not None:
-            field = self._lift(cond.field)
-            h = h + self.field_stem(fold(field if mask is None else field * mask, self.steps))
+        field = None if self.field_stem is None or cond.field is None else self._lift(cond.field)
+        if field is not None:
+            field = fold(field if mask is None else field * mask, self.steps)
+            h = h + self.field_stem(field)
         masks = self._masks(mask)
-        mods = self._modulation(lam, cond.vector, h.ndim)
+        e = embedded(self.embed, self.vector_in, lam, cond.vector)
+        mods = self._modulation(e, h.ndim)
         h = self._trunk(h, mods, masks, *with_null(self.null, cond, x.shape[0]))
         h = F.silu(self.norm(h, masks[0]))
         h = self.out(h if mask is None else h * masks[0]) + self.bypass(folded) * mods[-1]
+        if field is not None:
+            gain = 1 + self.field_gain(e)
+            h = h + self.field_bypass(field) * gain.reshape(*gain.shape, *[1] * (h.ndim - 2))
         out = unfold(h, self.steps)
         if mask is not None:
             out = out * mask
@@ -219,10 +242,9 @@ class UNet(Net):
             masks.append(mask.amax(1, keepdim=True))
         return masks
 
-    def _modulation(self, lam: Tensor, vector: Tensor | None, ndim: int) -> list[Tensor]:
-        """Noise level and vector condition to every block's scale and shift, each (B, C, 1, ...)."""
-        e = embedded(self.embed, self.vector_in, lam, vector)
-        joint = self.modulate(e).reshape(lam.shape[0], -1, *[1] * (ndim - 2))
+    def _modulation(self, e: Tensor, ndim: int) -> list[Tensor]:
+        """Noise level and vector condition, embedded, to every block's scale and shift, each (B, C, 1, ...)."""
+        joint = self.modulate(e).reshape(e.shape[0], -1, *[1] * (ndim - 2))
         return list(joint.split(self.splits, 1))
 
     def _trunk(
@@ -266,6 +288,7 @@ def _check(
     heads: int,
     unshuffle: int,
     padding: str,
+    norm: str,
 ) -> None:
     """Refuses sizes that can not work."""
     if dims not in (1, 2, 3):
@@ -278,6 +301,8 @@ def _check(
         )
     if padding not in ("zeros", "circular"):
         raise KakusanError(f"padding={padding!r}: use 'zeros', or 'circular' for seamless textures")
+    if norm not in NORMS:
+        raise KakusanError(f"norm={norm!r}: use 'group', or 'pixel' for networks that learn from pieces of pictures")
     for level in attention:
         if not 0 <= level < len(mults):
             raise KakusanError(

@@ -20,6 +20,7 @@ from kakusan.training.cache import Cache, hash_of
 from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.fields import Column
 from kakusan.training.latents import Latents
+from kakusan.training.maps import MAP, Maps
 from kakusan.training.source import Source, Texts
 
 __all__ = ["Batches", "Dataset"]
@@ -38,6 +39,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     texts: Texts | None = None
     fields: dict[str, Column] = field(default_factory=dict)
+    maps: Maps | None = None
 
     @classmethod
     def of(cls, source: Source, cache: Cache) -> Dataset:
@@ -67,13 +69,19 @@ class Dataset:
         """Pixels (len(at), H, W, C) of some of the view's rows, copied."""
         return self.pixels[self.places(at)]
 
+    def pieces(self, at: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+        """Squares of some rows, (len(at), side, side, C), from their upper left ``corners`` (len(at), 2) on."""
+        found = zip(self.places(at), corners.tolist(), strict=True)
+        return np.stack([self.pixels[i, top : top + side, left : left + side] for i, (top, left) in found])
+
     def subset(self, at: np.ndarray) -> Dataset:
         """A view of some rows."""
         index = at if self.index is None else self.index[at]
         labels = None if self.labels is None else self.labels[at]
         texts = None if self.texts is None else self.texts.subset(at)
         fields = {name: column.subset(at) for name, column in self.fields.items()}
-        return replace(self, index=np.asarray(index), labels=labels, texts=texts, fields=fields)
+        maps = None if self.maps is None else self.maps.subset(at)
+        return replace(self, index=np.asarray(index), labels=labels, texts=texts, fields=fields, maps=maps)
 
     def split(self, held_out: float = 0.05, seed: int = 0) -> tuple[Dataset, Dataset]:
         """(training, held out), by each picture's content and the seed: exact duplicates stay on one side.
@@ -106,7 +114,8 @@ class Batches:
     ``reference``: so many other pictures come with every batch, for stable targets; they change every ``KEPT`` steps.
     Augmented pictures have none: each has a condition of its own. ``captions``, prepared, come as the condition
     "prompt": of a row that has several, one is drawn each epoch. ``latents``: the data in an autoencoder's latent,
-    where that is what is trained on; each row's is drawn anew at every step.
+    where that is what is trained on; each row's is drawn anew at every step. ``crop``: a square of
+    that side, anywhere in the picture, in place of the whole.
     """
 
     def __init__(
@@ -124,6 +133,7 @@ class Batches:
         reference: int = 0,
         captions: Captions | None = None,
         latents: Latents | None = None,
+        crop: int = 0,
     ) -> None:
         if not len(dataset):
             raise KakusanError("the data set is empty: no batches can be made of it")
@@ -131,7 +141,8 @@ class Batches:
             raise KakusanError(f"batch is {batch}; give a positive multiple of the {world} processes")
         self.dataset, self.domain, self.batch, self.seed = dataset, domain, batch, seed
         self.flip, self.augment, self.device, self.ahead = flip, augment, torch.device(device), ahead
-        self.reference = 0 if augment else min(reference, len(dataset))
+        self.reference = 0 if augment or crop else min(reference, len(dataset))
+        self.crop = crop
         self.captions = None if dataset.texts is None else captions
         self.latents = latents
         self._kept = latents is not None and latents.kept and augment is None
@@ -217,13 +228,18 @@ class Batches:
         """What is prepared in the background: pixels, labels and captions, and on a CPU the finished tensors."""
         rows = self.rows(step)
         prompt = self._prompts(rows, [f"epoch {epoch}" for epoch in self._places(step)[0]])
-        pixels = self._read(rows)
-        host = _Host(pixels, self._labels(rows), self._fields(rows), prompt)
+        read = self._read(rows) if not self.crop else torch.from_numpy(_wide(self._pieces(rows, step)))
+        host = _Host(read, self._labels(rows), self._fields(rows) | self._maps(rows, step), prompt)
         if self.device.type == "cuda":
             host.pixels = host.pixels.pin_memory()
         if self.device.type == "cpu":
             host.done = self._finished(host.pixels, step)
         return host
+
+    def _pieces(self, rows: np.ndarray, step: int) -> np.ndarray:
+        room = np.array([n - self.crop + 1 for n in self.domain.size])
+        corners = (self.rng(step).uniform("crop", 0, 2).numpy() * room).astype(np.int64)
+        return self.dataset.pieces(rows, corners, self.crop)
 
     def _reference(self, step: int) -> Batch | None:
         """The pictures that come with a step's batch: the same on every rank, a function of (seed, step // KEPT)."""
@@ -244,6 +260,12 @@ class Batches:
 
     def _fields(self, rows: np.ndarray) -> Inputs:
         return {name: column.inputs(rows) for name, column in self.dataset.fields.items()}
+
+    def _maps(self, rows: np.ndarray, step: int) -> Inputs:
+        if self.dataset.maps is None:
+            return {}
+        turned = _turned(self.rng(step)) if self.flip else None
+        return {MAP: self.dataset.maps.inputs(rows, turned)}
 
     def _moved(self, inputs: Inputs) -> Inputs:
         return {n: {k: v.to(self.device, non_blocking=True) for k, v in i.items()} for n, i in inputs.items()}
@@ -278,7 +300,7 @@ class Batches:
 
     def _seen(self, read: Tensor, rng: Rng, augment: Affine | None = None) -> tuple[Tensor, Tensor | None]:
         """What ``_read`` gave as the model sees it, flipped, augmented, drawn; and the parameters of augmentation."""
-        turned = rng.uniform("flip", 0)[:, 0] < 0.5 if self.flip else None
+        turned = _turned(rng) if self.flip else None
         if self.latents is not None and self._kept:
             return self.latents.drawn(read, turned, rng), None
         x0, value = self.domain.unpacked(read), None
@@ -310,6 +332,11 @@ class Batches:
 def _wide(pixels: np.ndarray) -> np.ndarray:
     """16-bit pixels as int32, which torch can compute with."""
     return pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels
+
+
+def _turned(rng: Rng) -> Tensor:
+    """Which pictures are mirrored, (B,) bool on the CPU."""
+    return rng.uniform("flip", 0)[:, 0] < 0.5
 
 
 @dataclass

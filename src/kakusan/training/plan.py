@@ -34,6 +34,7 @@ AUTOGUIDANCE = 2.0  # away from the average at a quarter of the run: fewer broke
 REFERENCE = 4096  # pictures that stable targets are means of ...
 NUMBERS = 8 << 20  # ... of so many numbers in all, at most
 GUIDANCE = 2.0  # of models with classes or captions: short training learns them weakly, and this makes up for it
+ENLARGING = 20.0  # sigma/alpha at which enlarging begins: shapes are given, little is left to decide above
 USED = 0.9  # of the time asked goes into steps, the rest into planning, previews, checks and the report
 FASTER = 1.1  # bf16 is taken where it is this much faster
 
@@ -51,11 +52,14 @@ class Facts:
     augment: int = 0  # numbers that say how a picture was augmented; 0 = not at all
     fields: dict[str, Spec] = field(default_factory=dict)  # encoders of the data's numbers and tags, by name
     vocabulary: str = ""  # of the captions; empty = there are none
+    spatial: dict[str, Spec] = field(default_factory=dict)  # encoders of pictures as conditions, by name
+    upscale: int = 0  # times that the model enlarges small pictures; 0 = it draws
 
     @property
     def vector(self) -> int:
         """Width of the network's vector port."""
         own = sum(int(spec["dim"]) for spec in self.fields.values()) + (TEXT if self.vocabulary else 0)
+        own += sum(int(spec.get("dim", 0)) for spec in self.spatial.values())
         return (LABEL if self.classes else 0) + own + (AUGMENT if self.augment else 0)
 
     @property
@@ -80,12 +84,21 @@ class Plan:
 
 
 def networks(facts: Facts, device: torch.device) -> list[Spec]:
-    """Candidates, the smallest first: the picture is folded to 16 or so pixels a side where the trunk works."""
+    """Candidates, the smallest first: the picture is folded to 16 or so pixels a side where the trunk works.
+
+    What enlarges pictures works at the scale of the small one, without attention and with norms of single pixels, so
+    that it learns from pieces what holds for pictures of any size.
+    """
     side = max(facts.shape[1:])
     unshuffle = 1 if side <= 16 else 2 if side <= 64 else 4 if side <= 128 else 8
     base = math.ceil(side / unshuffle)
     mults, attention = ([1, 1, 1], [2]) if base <= 16 else ([1, 1, 1, 1], [2, 3])
+    local: Spec = {}
+    if facts.upscale:
+        unshuffle, mults, attention, local = min(4, facts.upscale), [1, 1, 1], [], {"norm": "pixel"}
     widths = [32, 48, 64, 80, 96, 128, 160]
+    if facts.upscale:  # a stem narrower than what is folded into it leaves speckle
+        widths = [w for w in widths if w >= min(64, facts.shape[0] * unshuffle**2)]
     if device.type != "cpu":
         widths = [w * 2 for w in widths]
     return [
@@ -99,6 +112,7 @@ def networks(facts: Facts, device: torch.device) -> list[Spec]:
             "unshuffle": unshuffle,
             "vector": facts.vector,
             "tokens": facts.tokens,
+            **local,
         }
         for width in widths
     ]
@@ -110,7 +124,7 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
     encoders: dict[str, Spec] = {}
     if facts.classes:
         encoders["label"] = {"kind": "condition/label", "classes": facts.classes, "dim": LABEL, "called": facts.called}
-    encoders |= facts.fields
+    encoders |= facts.fields | facts.spatial
     if facts.vocabulary:
         text = {"vocabulary": facts.vocabulary, "tokens": TOKENS, "dim": TEXT}
         encoders[PROMPT] = {"kind": "condition/text", **text}
@@ -129,10 +143,10 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
         "encoders": encoders,
         "defaults": {
             "solver": {"kind": "solver/dpm2m"},
-            "grid": {"kind": "grid/karras", "k_min": 0.01, "k_max": 80.0},
-            "steps": 20,
+            "grid": {"kind": "grid/karras", "k_min": 0.01, "k_max": ENLARGING if facts.upscale else 80.0},
+            "steps": 12 if facts.upscale else 20,
             "guidance": GUIDANCE if facts.classes or facts.fields or facts.vocabulary else 1.0,
-            "autoguidance": AUTOGUIDANCE,
+            "autoguidance": 1.0 if facts.upscale else AUTOGUIDANCE,
             "eta": 0.0,
         },
     }
@@ -142,9 +156,12 @@ def noise_level(facts: Facts) -> float:
     """Mean of ln(sigma/alpha) in training: -0.5 at 32 pixels, more noise for larger pictures, whose shapes survive it.
 
     EDM's -1.2 (for 32 pixels and days of training) leaves shapes and classes to the few noisiest draws: at minutes of
-    training they stay loose. An autoencoder has taken the redundancy out of its latent, so there the level
-    is that of 32 pixels, relative to the latent's own spread.
+    training they stay loose. What enlarges pictures is given their shapes, and has the levels of details: EDM's. An
+    autoencoder has taken the redundancy out of its latent, so there the level is that of 32 pixels, relative to the
+    latent's own spread.
     """
+    if facts.upscale:
+        return -1.2
     if facts.domain["kind"] == "domain/latent":
         return round(-0.5 + math.log(facts.sigma_data / 0.5), 2)
     return round(-0.5 + 0.3 * math.log2(max(facts.shape[1:]) / 32), 2)
@@ -158,14 +175,15 @@ def training_spec(facts: Facts, steps: int | None, minutes: float | None, seed: 
             "kind": "objective/denoising",
             "density": {"kind": "density/log-normal", "mean": noise_level(facts), "std": 1.4},
             "weight": {"kind": "weight/edm", "sigma_data": facts.sigma_data},
-            "dropout": 0.1,
+            "dropout": 0.0 if facts.upscale else 0.1,
         },
         "optim": {"kind": "optim/muon", "lr": 0.01, "lr_rest": 0.007},
         "batch": min(BATCH, max(4, facts.count)),
-        "reference": 0 if facts.augment else min(REFERENCE, NUMBERS // math.prod(facts.shape)),
+        "reference": 0 if facts.augment or facts.spatial else min(REFERENCE, NUMBERS // math.prod(facts.shape)),
         "steps": steps,
         "minutes": minutes,
         "seed": seed,
+        **({"weak": 0.0} if facts.upscale else {}),
     }
 
 
