@@ -32,7 +32,12 @@ def section(result: Tree, floor: str = "") -> str:
             few = [{"score": run["few"][str(steps)]} for run in arm["runs"] if str(steps) in run["few"]]
             rows.append(_row(f"{_name(arm)}, {steps} steps", [], few))
     head = ["model", "its runs" if several else "its run", *(m.name for m in METRICS)]
-    said = "Means over seeds, with half the width of their 95% intervals." if several else "One seed: no intervals."
+    alone = "One seed: only the Fréchet distance has an interval, of the samples."
+    said = "Means over seeds, with half the width of their 95% intervals." if several else alone
+        "Means over seeds, with half the width of their 95% intervals."
+        if several
+        else "One seed: only the Fréchet distance has an interval, of the samples."
+    )
     lines = [
         f"- {w}" for part in ("answer", "stability", "diversity", "quality", "cost") for w in result["words"][part]
     ]

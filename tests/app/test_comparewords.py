@@ -44,6 +44,10 @@ def test_a_single_seed_goes_by_its_samples_and_says_so():
     arms = [arm("diffusion", run(50, **far)), arm("gan-r3", run(30, **near))]
     said = story(arms, 10, 1)["answer"]
     assert said[0].startswith("R3GAN came closer") and "One seed each" in said[1]
+    lone = [arm("diffusion", run(50, recall=0.5)), arm("gan-r3", run(30, recall=0.25))]
+    assert (
+        story(lone, 10, 1)["diversity"][0] == "Recall: the diffusion model 0.5, R3GAN 0.25; one seed has no interval."
+    )
     assert answer([50], [30]).startswith("No difference") and "without an interval" in answer([50], [30])
 
 

@@ -158,6 +158,9 @@ def _sentence(first: dict[str, Any], second: dict[str, Any], key: str, forms: tu
     assert a is not None and b is not None
     found = difference(a, b, metric.higher)
     names = (named(first["name"]), named(second["name"]))
+    if found.half is None and forms is _PLAIN:
+        said = f"{metric.name}: {names[0]} {_value(a.mean)}, {names[1]} {_value(b.mean)}; one seed has no interval."
+        return _upper(said)
     if found.better:
         order = names if found.better == "first" else names[::-1]
         ahead, behind = (a, b) if found.better == "first" else (b, a)
@@ -221,6 +224,7 @@ def _few(arm: dict[str, Any]) -> list[str]:
         assert a is not None and b is not None and quick is not None and full is not None
         change = difference(a, b, higher=False)
         said = {"first": "closer than", "second": "farther than", "": "not certainly other than"}[change.better]
+        said = "beside" if change.half is None else said
         out.append(
             f"{_upper(named(arm['name']))} with {count} steps: {_seconds(quick.mean)} a picture instead of "
             f"{_seconds(full.mean)}, Fréchet distance {_value(a.mean)}, {said} the {_value(b.mean)} of its usual steps."
