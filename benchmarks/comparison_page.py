@@ -34,10 +34,6 @@ def section(result: Tree, floor: str = "") -> str:
     head = ["model", "its runs" if several else "its run", *(m.name for m in METRICS)]
     alone = "One seed: only the Fréchet distance has an interval, of the samples."
     said = "Means over seeds, with half the width of their 95% intervals." if several else alone
-        "Means over seeds, with half the width of their 95% intervals."
-        if several
-        else "One seed: only the Fréchet distance has an interval, of the samples."
-    )
     lines = [
         f"- {w}" for part in ("answer", "stability", "diversity", "quality", "cost") for w in result["words"][part]
     ]
