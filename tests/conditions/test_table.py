@@ -170,7 +170,7 @@ def test_bad_arguments_and_a_missing_package(monkeypatch):
     assert TextTable.listed({"vocabulary": "_a b", "trained": 1}, {}, "") == {"vocabulary": "_a b", "trained": 1}
     monkeypatch.setattr(minilm, "folder", FOLDER)
     monkeypatch.setattr(minilm, "PACKAGE", "no_such_package")
-    with pytest.raises(KakusanError, match=r"pip install 'kakusan\[text\]'"):
+    with pytest.raises(KakusanError, match=r"pip install 'kakusan\[words\]'"):
         table()
 
 

@@ -23,9 +23,7 @@ class Encoder(Part, nn.Module, abc.ABC):
     """One condition: users' values to tensors once, and those to a ``Cond`` at every step. It owns its learned null."""
 
     droppable = True  # whether training replaces it by its null at times; False where null means something of its own
-    drawn = (
-        False  # whether training makes it of the pictures themselves (``draw``), so that batches bring nothing of it
-    )
+    drawn = False  # whether training makes it of the pictures themselves (``draw``): batches bring nothing of it
     guided = True  # whether one weight for all conditions is its weight too; else it is in all branches, or has its own
     needed = False  # whether there is nothing to sample without it
 
