@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from kakusan.app import facade, sampler
 from kakusan.app import recipe as recipes
@@ -23,7 +24,6 @@ from kakusan.app.runpage import rows
 from kakusan.app.show import Progress
 from kakusan.catalog import build
 from kakusan.checkpoint import read_info
-from kakusan.core.model import Model
 from kakusan.files import write_json
 from kakusan.part import KakusanError
 from kakusan.training import plan
@@ -232,10 +232,11 @@ def share_network(run: Path, network: Path) -> None:
     if network.is_file() or not RunDir(run).recipe.is_file():
         return
     tree = recipes.read(RunDir(run).recipe)
-    with torch.device("meta"):
-        model = build(tree["model"], "model")
-    assert isinstance(model, Model)
-    parameters = sum(p.numel() for p in model.parameters())
+    encoders = tree["model"].get("encoders", {})
+    with torch.device("meta"):  # only what has parameters: a process computes
+        parts = [build(tree["model"]["denoiser"]["net"], "model.denoiser.net")]
+        parts += [build(spec, f"model.encoders.{name}") for name, spec in encoders.items()]
+    parameters = sum(p.numel() for part in parts if isinstance(part, nn.Module) for p in part.parameters())
     net, training = tree["model"]["denoiser"]["net"], tree["training"]
     shared = {"model": {"denoiser": {"net": net}}, "training": {"precision": training.get("precision", "auto")}}
     recipes.write(network, shared, f"The network of every arm, {parameters} parameters with its conditions.")
