@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from quality.table import inserted
 
-from kakusan.app.comparewords import METRICS, named, spread
+from kakusan.app.comparewords import METRICS, named, rounded, spread
+from kakusan.app.sheet import grid
 
-GAP, SHOWN, WIDTH = 2, 16, 900  # pixels between rows; samples of each arm; of the picture, at least half of it
+SHOWN, SCALE = 16, 2  # samples of each arm; pixels a pixel
 Tree = dict[str, Any]
 
 
@@ -38,7 +40,7 @@ def section(result: Tree, floor: str = "") -> str:
         f"- {w}" for part in ("answer", "stability", "diversity", "quality", "cost") for w in result["words"][part]
     ]
     seen = [
-        f"| {_name(arm)} | {run['seed']} | {_number(run['score']['frechet'])} | {run['summary']['steps']:,} "
+        f"| {_name(arm)} | {run['seed']} | {rounded(run['score']['frechet'])} | {run['summary']['steps']:,} "
         f"| {run['summary']['pictures_seen']:,} | {run['summary']['parameters'] / 1e6:.2f}M |"
         for arm in arms
         for run in arm["runs"]
@@ -73,35 +75,16 @@ def _cell(runs: list[Tree], key: str) -> str:
     found = spread(runs, key)
     if found is None:
         return "–"
-    return _number(found.mean) + (f" ± {_number(found.half)}" if found.half is not None else "")
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return rounded(found.mean) + (f" ± {rounded(found.half)}" if found.half is not None else "")
 
 
 def sheet(folder: Path, result: Tree) -> Image.Image:
     """A row for each arm: its first samples of its first seed, none picked."""
-    rows = []
+    pictures: list[np.ndarray] = []
     for arm in result["arms"]:
         with np.load(folder / arm["runs"][0]["folder"] / "shown.npz", allow_pickle=False) as file:
-            pictures = file["pictures"][:SHOWN]
-        rows.append(np.concatenate(list(pictures), axis=1))
-    spaced = [np.pad(row, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=128) for row in rows]
-    whole = np.concatenate(spaced, axis=0)
-    image = Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole)
-    times = max(1, round(WIDTH / image.width))
-    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-
-
-def inserted(page: str, name: str, words: str) -> str:
-    """A page with ``words`` between its marks of that name."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    head, found, rest = page.partition(begin)
-    _old, closed, tail = rest.partition(end)
-    if not found or not closed:
-        raise SystemExit(f"the page has no marks {begin} and {end}: write them where the section belongs")
-    return f"{head}{begin}\n\n{words}\n\n{end}{tail}"
+            pictures += list(file["pictures"][:SHOWN])
+    return grid(pictures, SHOWN, SCALE)
 
 
 def main() -> None:
@@ -114,7 +97,7 @@ def main() -> None:
     args = parser.parse_args()
     result = json.loads((args.folder / "result.json").read_text("utf-8"))
     words = section(result, f" {args.floor}" if args.floor else "")
-    args.into.write_text(inserted(args.into.read_text("utf-8"), args.name, words), "utf-8")
+    args.into.write_text(inserted(args.into.read_text("utf-8"), words, args.name), "utf-8")
     if args.picture:
         sheet(args.folder, result).save(args.picture, optimize=True)
 

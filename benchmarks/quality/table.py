@@ -11,8 +11,6 @@ from quality.record import SAMPLES
 
 __all__ = ["Line", "inserted", "lines", "markdown"]
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-
 
 @dataclass(frozen=True)
 class Line:
@@ -85,10 +83,11 @@ def _machines(group: list[Line]) -> str:
     return "; ".join(f"{cpu}, {cores} cores" for cpu, cores in sorted(found))
 
 
-def inserted(page: str, table: str) -> str:
-    """A page with the table between its two marks."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"the page has no {BEGIN} and {END} to put the table between")
-    return f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}"
+def inserted(page: str, words: str, name: str = "results") -> str:
+    """A page with the words between its two marks of that name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, opened, rest = page.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not opened or not closed:
+        raise SystemExit(f"the page has no {begin} and {end} to put the words between")
+    return f"{head}{begin}\n\n{words}\n\n{end}{tail}"

@@ -223,8 +223,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Mo
     """The model in a file, in evaluation mode and float32, and its info (with ``hash`` and ``parameters``)."""
     model, info = load_module(path, device)
     if not isinstance(model, Model):
-        hint = "; train one in its latent: kakusan train DATA --latent FILE" if model.kind == "domain/latent" else ""
-        raise KakusanError(f"{path}: holds a {model.kind!r}, not a model{hint}")
+        hint = getattr(model, "hint", "")  # what its file is for
+        raise KakusanError(f"{path}: holds a {model.kind!r}, not a model" + (f"; {hint}" if hint else ""))
     return model, info
 
 

@@ -39,14 +39,19 @@ def shares(picture: np.ndarray) -> dict[str, float]:
     return dict(zip(COLOURS, counts.tolist(), strict=True))
 
 
+def hsv(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hue in degrees, saturation and value of colours (..., 3) in [0, 1]."""
+    top, low = rgb.max(-1), rgb.min(-1)
+    r, g, b = np.moveaxis(rgb, -1, 0)
+    safe = np.maximum(top - low, 1e-9)
+    hue = np.where(top == r, ((g - b) / safe) % 6, np.where(top == g, (b - r) / safe + 2, (r - g) / safe + 4)) * 60
+    return hue, (top - low) / np.maximum(top, 1e-9), top
+
+
 def _named(rgb: np.ndarray) -> np.ndarray:
     """(n, 3) colours in [0, 1] as indices of COLOURS, by hue, saturation and brightness."""
-    top, low = rgb.max(1), rgb.min(1)
-    chroma = top - low
-    r, g, b = rgb.T
-    safe = np.maximum(chroma, 1e-9)
-    hue = np.where(top == r, ((g - b) / safe) % 6, np.where(top == g, (b - r) / safe + 2, (r - g) / safe + 4)) * 60
-    saturation = chroma / np.maximum(top, 1e-9)
+    hue, saturation, top = hsv(rgb)
+    chroma = top - rgb.min(1)
     name = np.select(
         [hue < 14, hue < 36, hue < 68, hue < 170, hue < 245, hue < 295, hue < 338],
         [COLOURS.index(c) for c in ("red", "orange", "yellow", "green", "blue", "purple", "pink")],

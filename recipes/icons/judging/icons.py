@@ -6,6 +6,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,13 @@ class Icons:
 
     def row(self, code: str, style: str) -> int | None:
         """The picture of a concept in a style."""
-        return self._rows().get((code, style))
+        return self._rows.get((code, style))
 
+    def styles(self, code: str) -> list[str]:
+        """The styles that a concept is drawn in."""
+        return sorted(style for found, style in self._rows if found == code)
+
+    @cached_property
     def _rows(self) -> dict[tuple[str, str], int]:
         return {(line["code"], line["style"]): i for i, line in enumerate(self.lines)}
 
@@ -81,7 +87,7 @@ def opened(folder: Path, asked: dict[str, list[Prompt]]) -> Icons:
 
 def taken(icons: Icons, prompt: Prompt) -> int | None:
     """The row by which the judge itself is judged on a prompt; None where it would be left without the concept."""
-    styles = sorted({line["style"] for line in icons.lines if line["code"] == prompt.code})
+    styles = icons.styles(prompt.code)
     if len(styles) < 2:
         return None
     style = prompt.style or min(styles, key=lambda s: hashlib.sha256(f"judge {prompt.code} {s}".encode()).digest())

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 from iconset.captions import phrase
-from iconset.colours import COLOURS, WORDS, shares
+from iconset.colours import COLOURS, WORDS, hsv, shares
 
 __all__ = ["TARGETS", "bare", "coloured", "dominant", "recoloured"]
 
@@ -43,7 +43,8 @@ def recoloured(picture: np.ndarray, colour: str) -> np.ndarray | None:
         return None
     if before == colour:
         return picture
-    hue, saturation, value = _hsv(picture[..., :3] / 255)
+    degrees, saturation, value = hsv(picture[..., :3] / 255)
+    hue = degrees / 360
     chroma = saturation * value
     opaque = picture[..., 3] > 0
     if before in ("white", "grey"):
@@ -86,15 +87,6 @@ def _centre(hue: np.ndarray, weight: np.ndarray) -> float:
     """The mean of hues on their circle."""
     angle = 2 * np.pi * hue
     return float(np.arctan2((weight * np.sin(angle)).sum(), (weight * np.cos(angle)).sum()) / (2 * np.pi) % 1)
-
-
-def _hsv(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hue in turns, saturation and value of colours in [0, 1]."""
-    top, low = rgb.max(-1), rgb.min(-1)
-    chroma = np.maximum(top - low, 1e-9)
-    r, g, b = np.moveaxis(rgb, -1, 0)
-    hue = np.where(top == r, ((g - b) / chroma) % 6, np.where(top == g, (b - r) / chroma + 2, (r - g) / chroma + 4))
-    return hue / 6, (top - low) / np.maximum(top, 1e-9), top
 
 
 def _rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ from judging.icons import Icons, Prompt, asked_picture
 from judging.towers import Judge
 from kakusan.app.loaded import Loaded
 from kakusan.conditions.prompt import escape
+from kakusan.evaluation.labels import wilson
 
-__all__ = ["drawn", "own", "ranks", "told", "wilson"]
+__all__ = ["drawn", "own", "ranks", "told"]
 
 SIDE = 64
 STYLES = ("style", "label")  # names that the condition of style may have
@@ -28,16 +28,6 @@ def ranks(judge: Judge, pictures: np.ndarray, right: Sequence[int], asked: Seque
     mine = scores[np.arange(len(right)), list(right)][:, None]
     other = np.array([[text != texts[i] for text in texts] for i in right])
     return ((scores >= mine) & other).sum(1)
-
-
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson 1927): ``(p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``."""
-    if total == 0:
-        return 0.0, 1.0
-    z, p = 1.959964, hits / total
-    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
-    middle = p + z * z / (2 * total)
-    return max(0.0, (middle - half) / (1 + z * z / total)), min(1.0, (middle + half) / (1 + z * z / total))
 
 
 def told(places: np.ndarray) -> dict[str, Any]:

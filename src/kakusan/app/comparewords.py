@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-__all__ = ["METRICS", "Difference", "Metric", "Spread", "difference", "named", "spread", "state", "story"]
+__all__ = ["METRICS", "Difference", "Metric", "Spread", "difference", "named", "rounded", "spread", "state", "story"]
 
 # two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
@@ -159,7 +159,7 @@ def _sentence(first: dict[str, Any], second: dict[str, Any], key: str, forms: tu
     found = difference(a, b, metric.higher)
     names = (named(first["name"]), named(second["name"]))
     if found.half is None and forms is _PLAIN:
-        said = f"{metric.name}: {names[0]} {_value(a.mean)}, {names[1]} {_value(b.mean)}; one seed has no interval."
+        said = f"{metric.name}: {names[0]} {rounded(a.mean)}, {names[1]} {rounded(b.mean)}; one seed has no interval."
         return _upper(said)
     if found.better:
         order = names if found.better == "first" else names[::-1]
@@ -169,11 +169,11 @@ def _sentence(first: dict[str, Any], second: dict[str, Any], key: str, forms: tu
         ahead, behind = a, b
         begin = forms[1].format(a=names[0], b=names[1], metric=metric.name)
     label = "" if forms is _PLAIN else f"{metric.name} "
-    end = f"{label}{_value(ahead.mean)} against {_value(behind.mean)}"
+    end = f"{label}{rounded(ahead.mean)} against {rounded(behind.mean)}"
     if found.half is None:
         return f"{_upper(begin)}{end}, without an interval."
     low, high = abs(found.value) - found.half, abs(found.value) + found.half
-    return f"{_upper(begin)}{end}, a difference of {_value(abs(found.value))} ({_value(low)} to {_value(high)})."
+    return f"{_upper(begin)}{end}, a difference of {rounded(abs(found.value))} ({rounded(low)} to {rounded(high)})."
 
 
 def _stability(arm: dict[str, Any]) -> str:
@@ -186,7 +186,7 @@ def _stability(arm: dict[str, Any]) -> str:
     skipped = sum(int((run.get("summary") or {}).get("skipped") or 0) for run in arm["runs"])
     more = f"; {skipped} steps were left out because their numbers were not finite" if skipped else ""
     values = [float(run["score"]["frechet"]) for run in arm["runs"]]
-    apart = f"; final Fréchet distances from {_value(min(values))} to {_value(max(values))}" if total > 1 else ""
+    apart = f"; final Fréchet distances from {rounded(min(values))} to {rounded(max(values))}" if total > 1 else ""
     return f"{_upper(named(arm['name']))}: {went}{more}{apart}."
 
 
@@ -209,7 +209,7 @@ def _cost(first: dict[str, Any], second: dict[str, Any]) -> str:
     return (
         f"{_upper(named(quick['name']))} draws a picture in {_seconds(near.mean)} ({_many(counts[0])}), "
         f"{named(slow['name'])} in {_seconds(far.mean)} ({_many(counts[1])}): "
-        + (f"{_value(times)} times as long." if times >= 1.05 else "about as long.")
+        + (f"{rounded(times)} times as long." if times >= 1.05 else "about as long.")
     )
 
 
@@ -227,7 +227,8 @@ def _few(arm: dict[str, Any]) -> list[str]:
         said = "beside" if change.half is None else said
         out.append(
             f"{_upper(named(arm['name']))} with {count} steps: {_seconds(quick.mean)} a picture instead of "
-            f"{_seconds(full.mean)}, Fréchet distance {_value(a.mean)}, {said} the {_value(b.mean)} of its usual steps."
+            f"{_seconds(full.mean)}, Fréchet distance {rounded(a.mean)}, {said} the {rounded(b.mean)} of its usual "
+            "steps."
         )
     return out
 
@@ -241,7 +242,7 @@ def _seconds(value: float) -> str:
     return f"{number:.0f} {unit}" if number >= 100 else f"{number:.2g} {unit}"
 
 
-def _value(value: float) -> str:
+def rounded(value: float) -> str:
     """Three digits; whole numbers from 100 on."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 

@@ -22,6 +22,7 @@ from kakusan.domains.domain import Domain
 from kakusan.domains.image import Image
 from kakusan.domains.latent import Latent, seen
 from kakusan.part import KakusanError, Spec
+from kakusan.training import enlarging
 from kakusan.training.cache import Cache, build_cache
 from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.data import Batches, Dataset
@@ -79,6 +80,7 @@ class Project:
             shape=self.diffused.blank(1)[0],
             sigma_data=self.diffused.sigma_data,
             domain=self.diffused.spec(),
+            level=enlarging.LEVEL if self.settings["upscale"] else self.diffused.level,
             classes=list(self.train.classes) if self.train.labels is not None else [],
             called=self.source.called,
             augment=Affine.parameters if self.augment else 0,

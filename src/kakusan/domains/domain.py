@@ -30,6 +30,7 @@ class Domain(Part, abc.ABC):
     """The adapter between files in their own units and the tensors that diffusion models see."""
 
     space: Space
+    level: float | None = None  # mean of ln(sigma/alpha) to train at, where that does not follow from a picture's size
 
     @classmethod
     @abc.abstractmethod

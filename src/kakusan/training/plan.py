@@ -21,6 +21,7 @@ from kakusan.core.model import Model
 from kakusan.core.objective import Objective
 from kakusan.core.rng import Rng
 from kakusan.part import Spec
+from kakusan.training import enlarging
 from kakusan.training.captions import PROMPT
 from kakusan.training.machine import autocast, wait
 from kakusan.training.optim import Optim
@@ -34,7 +35,6 @@ AUTOGUIDANCE = 2.0  # away from the average at a quarter of the run: fewer broke
 REFERENCE = 4096  # pictures that stable targets are means of ...
 NUMBERS = 8 << 20  # ... of so many numbers in all, at most
 GUIDANCE = 2.0  # of models with classes or captions: short training learns them weakly, and this makes up for it
-ENLARGING = 20.0  # sigma/alpha at which enlarging begins: shapes are given, little is left to decide above
 USED = 0.9  # of the time asked goes into steps, the rest into planning, previews, checks and the report
 FASTER = 1.1  # bf16 is taken where it is this much faster
 
@@ -53,6 +53,7 @@ class Facts:
     fields: dict[str, Spec] = field(default_factory=dict)  # encoders of the data's numbers and tags, by name
     vocabulary: str = ""  # of the captions; empty = there are none
     spatial: dict[str, Spec] = field(default_factory=dict)  # encoders of pictures as conditions, by name
+    level: float | None = None  # mean of ln(sigma/alpha) to train at, where the data know it
     upscale: int = 0  # times that the model enlarges small pictures; 0 = it draws
 
     @property
@@ -84,24 +85,15 @@ class Plan:
 
 
 def networks(facts: Facts, device: torch.device) -> list[Spec]:
-    """Candidates, the smallest first: the picture is folded to 16 or so pixels a side where the trunk works.
-
-    What enlarges pictures works at the scale of the small one, without attention and with norms of single pixels, so
-    that it learns from pieces what holds for pictures of any size.
-    """
+    """Candidates, the smallest first: the picture is folded to 16 or so pixels a side where the trunk works."""
     side = max(facts.shape[1:])
     unshuffle = 1 if side <= 16 else 2 if side <= 64 else 4 if side <= 128 else 8
     base = math.ceil(side / unshuffle)
     mults, attention = ([1, 1, 1], [2]) if base <= 16 else ([1, 1, 1, 1], [2, 3])
-    local: Spec = {}
-    if facts.upscale:
-        unshuffle, mults, attention, local = min(4, facts.upscale), [1, 1, 1], [], {"norm": "pixel"}
     widths = [32, 48, 64, 80, 96, 128, 160]
-    if facts.upscale:  # a stem narrower than what is folded into it leaves speckle
-        widths = [w for w in widths if w >= min(64, facts.shape[0] * unshuffle**2)]
     if device.type != "cpu":
         widths = [w * 2 for w in widths]
-    return [
+    found: list[Spec] = [
         {
             "kind": "net/unet",
             "channels": facts.shape[0],
@@ -112,10 +104,10 @@ def networks(facts: Facts, device: torch.device) -> list[Spec]:
             "unshuffle": unshuffle,
             "vector": facts.vector,
             "tokens": facts.tokens,
-            **local,
         }
         for width in widths
     ]
+    return enlarging.networks(found, facts.upscale) if facts.upscale else found
 
 
 def model_spec(facts: Facts, net: Spec) -> Spec:
@@ -130,6 +122,14 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
         encoders[PROMPT] = {"kind": "condition/text", **text}
     if facts.augment:
         encoders["augment"] = {"kind": "condition/vector", "size": facts.augment, "dim": AUGMENT, "null": "zero"}
+    defaults: Spec = {
+        "solver": {"kind": "solver/dpm2m"},
+        "grid": {"kind": "grid/karras", "k_min": 0.01, "k_max": 80.0},
+        "steps": 20,
+        "guidance": GUIDANCE if facts.classes or facts.fields or facts.vocabulary else 1.0,
+        "autoguidance": AUTOGUIDANCE,
+        "eta": 0.0,
+    }
     return {
         "kind": "model",
         "denoiser": {
@@ -141,14 +141,7 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
         },
         "domain": facts.domain,
         "encoders": encoders,
-        "defaults": {
-            "solver": {"kind": "solver/dpm2m"},
-            "grid": {"kind": "grid/karras", "k_min": 0.01, "k_max": ENLARGING if facts.upscale else 80.0},
-            "steps": 12 if facts.upscale else 20,
-            "guidance": GUIDANCE if facts.classes or facts.fields or facts.vocabulary else 1.0,
-            "autoguidance": 1.0 if facts.upscale else AUTOGUIDANCE,
-            "eta": 0.0,
-        },
+        "defaults": enlarging.settings(defaults) if facts.upscale else defaults,
     }
 
 
@@ -156,26 +149,22 @@ def noise_level(facts: Facts) -> float:
     """Mean of ln(sigma/alpha) in training: -0.5 at 32 pixels, more noise for larger pictures, whose shapes survive it.
 
     EDM's -1.2 (for 32 pixels and days of training) leaves shapes and classes to the few noisiest draws: at minutes of
-    training they stay loose. What enlarges pictures is given their shapes, and has the levels of details: EDM's. An
-    autoencoder has taken the redundancy out of its latent, so there the level is that of 32 pixels, relative to the
-    latent's own spread.
+    training they stay loose. ``facts.level`` is where something else is known to be right.
     """
-    if facts.upscale:
-        return -1.2
-    if facts.domain["kind"] == "domain/latent":
-        return round(-0.5 + math.log(facts.sigma_data / 0.5), 2)
+    if facts.level is not None:
+        return facts.level
     return round(-0.5 + 0.3 * math.log2(max(facts.shape[1:]) / 32), 2)
 
 
 def training_spec(facts: Facts, steps: int | None, minutes: float | None, seed: int) -> Spec:
     """The settings that measured best on this project's data sets at minutes to an hour."""
-    return {
+    spec: Spec = {
         "kind": "training",
         "objective": {
             "kind": "objective/denoising",
             "density": {"kind": "density/log-normal", "mean": noise_level(facts), "std": 1.4},
             "weight": {"kind": "weight/edm", "sigma_data": facts.sigma_data},
-            "dropout": 0.0 if facts.upscale else 0.1,
+            "dropout": 0.1,
         },
         "optim": {"kind": "optim/muon", "lr": 0.01, "lr_rest": 0.007},
         "batch": min(BATCH, max(4, facts.count)),
@@ -183,8 +172,8 @@ def training_spec(facts: Facts, steps: int | None, minutes: float | None, seed: 
         "steps": steps,
         "minutes": minutes,
         "seed": seed,
-        **({"weak": 0.0} if facts.upscale else {}),
     }
+    return enlarging.training(spec) if facts.upscale else spec
 
 
 def time_steps(
