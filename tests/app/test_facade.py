@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import kakusan
-from kakusan.app import facade, recipe
+from kakusan.app import facade, recipe, trained
 from kakusan.app.loaded import Sample, _kept
 from kakusan.app.project import open_project
 from kakusan.app.show import Progress
@@ -345,13 +345,13 @@ def test_noise_is_not_served_as_success(tmp_path):
 
 def test_copies_are_shown_beside_the_picture_they_copy(tmp_path, monkeypatch):
     """Also where only a part of the training pictures is compared with."""
-    monkeypatch.setattr(facade, "COMPARED", 40)
+    monkeypatch.setattr(trained, "COMPARED", 40)
     source = pictures(tmp_path / "data", "RGB", count=500)
     project = open_project({"path": str(source)}, Progress(quiet=True))
     row = len(project.train) - 1  # the spread of 40 ends there
     raw = project.domain.floats(project.train.rows(np.array([row])))[0]
     sample = Sample(Record(np.zeros((20, 20, 3), np.uint8)), 0, {}, project.domain, raw=raw)
-    found = facade._copying(project, [sample], lambda: False)
+    found = trained._copying(project, [sample], lambda: False)
     assert found.pairs[0].train == row and found.pairs[0].distance < 1e-3
 
 

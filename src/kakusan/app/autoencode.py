@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from kakusan.app import facade, recipe, reconstructed, rundir
+from kakusan.app import recipe, reconstructed, rundir, trained
 from kakusan.app.chronicle import Budget, Chronicle
 from kakusan.app.latent import read_latent
 from kakusan.app.project import Project
 from kakusan.app.rundir import RunDir
 from kakusan.app.show import Progress
+from kakusan.app.trained import Trained
 from kakusan.catalog import build
 from kakusan.checkpoint import save_model
 from kakusan.core.autoencoder import Autoencoder
@@ -22,11 +23,10 @@ from kakusan.core.objective import Objective
 from kakusan.domains.latent import Latent
 from kakusan.files import write_json
 from kakusan.part import KakusanError, Spec
-from kakusan.training import loop, plan
+from kakusan.training import plan
 from kakusan.training.hooks import Result
 from kakusan.training.optim import Optim
 from kakusan.training.ranks import Ranks
-from kakusan.training.schedule import CLOCKS
 from kakusan.training.settings import Training
 from kakusan.training.stop import Stop
 
@@ -53,7 +53,7 @@ def begin(
     shown: Progress,
     begun: dict[str, float],
     ranks: Ranks,
-) -> facade.Trained:
+) -> Trained:
     """Plan a run, write down what decides it, and train; ``wanted``: minutes or steps, and the seed."""
     tree = ranks.lead(lambda: _planned(project, written, overrides, wanted, start, ranks))
     if ranks.first:
@@ -152,28 +152,17 @@ def go(
     begun: dict[str, float],
     start: str | Path | None,
     ranks: Ranks,
-) -> facade.Trained:
+) -> Trained:
     """Train, and finish: the latent's scale, the file, reconstructions, the report."""
     net, training = _built(tree)
     if start is not None and ranks.first and not (run.path / "state").exists():
         _take_weights(net, start)
-    batches = project.batches(training.batch, training.seed, device, ranks.rank, ranks.world)
     with Stop() as stop:
         hooks = _Hooks(run, project, shown, Budget(0, 0, RESERVE), stop)
-        try:
-            result = loop.run(
-                net, batches, training, run.path, device, hooks,
-                held_out=project.held_out(training.batch, training.seed, ranks.rank, ranks.world),
-                stop=stop, resume=again, reserve=RESERVE, ranks=ranks,
-                spent=CLOCKS[training.clock]() - begun[training.clock] if not again else 0.0,
-            )  # fmt: skip
-        finally:
-            batches.close()
-            shown.stop()
+        result = trained.looped(net, training, hooks, device, again, begun, ranks)
         if result.interrupted:
-            shown.note(f"stopped at step {result.step:,}; everything is saved. Go on with: kakusan resume {run.path}")
-            return facade.Trained(run.path, None, None, True, first=ranks.first)
-        done = facade.Trained(run.path, run.model, run.report, False, first=False)
+            return Trained(run.path, None, None, True, first=ranks.first)
+        done = Trained(run.path, run.model, run.report, False, first=False)
         if ranks.first:
             done = _finish(run, project, training, result, hooks, shown)
         ranks.wait()
@@ -199,22 +188,22 @@ class _Hooks(Chronicle):
 
 def _finish(
     run: RunDir, project: Project, training: Training, result: Result, hooks: Chronicle, shown: Progress
-) -> facade.Trained:
+) -> Trained:
     """The scale of the latent, the model file, what it makes of pictures kept aside, the report."""
     shown.note("measuring the latent, reconstructing pictures kept aside, writing the report ...")
     latent = Latent(project.domain, result.model)  # type: ignore[arg-type]
     with torch.no_grad():
         latent = latent.measured(*latent.moments(project.some(SCALED))).eval()
     held = reconstructed.measure(latent, project, held=True)
-    trained = reconstructed.measure(latent, project, held=False)
-    summary = facade.summarised(project, training, result, hooks) | {
+    known = reconstructed.measure(latent, project, held=False)
+    summary = trained.summarised(project, training, result, hooks) | {
         "psnr": held.psnr,
-        "psnr_trained": trained.psnr,
+        "psnr_trained": known.psnr,
         "latent": list(latent.blank(1)[0]),
     }
     data = {"fingerprint": project.cache.fingerprint, "pictures": len(project.train)}
     save_model(run.model, latent, {"data": data, "training": summary, "licence": ""})
     made = reconstructed.pairs(latent, project, 16)
     reconstructed.save(made, run.path / "grid.png")
-    report = reconstructed.write_report(run, project, latent, held, trained, summary)
-    return facade.Trained(run.path, run.model, report, False, [], summary)
+    report = reconstructed.write_report(run, project, latent, held, known, summary)
+    return Trained(run.path, run.model, report, False, [], summary)

@@ -14,6 +14,7 @@ from kakusan.app.project import Project, project_of
 from kakusan.app.rounds import Wish, planned
 from kakusan.app.rundir import RunDir
 from kakusan.app.show import Progress
+from kakusan.app.trained import Trained, go
 from kakusan.checkpoint import read_info
 from kakusan.domains.image import Image
 from kakusan.domains.latent import seen
@@ -63,7 +64,7 @@ def _natural(data: str, labels: str) -> Image:
 
 def train_student(
     teacher: Loaded, project: Project, wish: Wish, run: RunDir, shown: Progress, begun: dict[str, float]
-) -> facade.Trained:
+) -> Trained:
     """Plan, write the recipes, train; the run directory is what training makes, with a folder for each round before
     the last."""
     assert teacher.path is not None
@@ -90,7 +91,7 @@ def train_student(
     return _trained(teacher, project, run, distilled, shown, begun)
 
 
-def resume_student(run: RunDir, tree: Tree, about: Tree, shown: Progress, begun: dict[str, float]) -> facade.Trained:
+def resume_student(run: RunDir, tree: Tree, about: Tree, shown: Progress, begun: dict[str, float]) -> Trained:
     """Go on with an interrupted student exactly as it would have gone on, or with the report it still lacks."""
     if "within" in about["distilled"]:  # a round is part of the student in the folder above
         run = rundir.existing(run.path.resolve().parent)
@@ -112,18 +113,18 @@ def resume_student(run: RunDir, tree: Tree, about: Tree, shown: Progress, begun:
 
 def _trained(
     teacher: Loaded, project: Project, run: RunDir, distilled: Tree, shown: Progress, begun: dict[str, float]
-) -> facade.Trained:
+) -> Trained:
     """Every round that is not finished yet, from the weights of the one before; a halving follows that one too."""
     names = [*distilled.get("rounds", ()), ""]
     start, followed = distilled["teacher"], teacher
-    done = facade.Trained(run.path, run.model, run.report, False)
+    done = Trained(run.path, run.model, run.report, False)
     for name in names:
         here = RunDir(run.path / name)
         if not (here.model.is_file() and here.report.is_file()):
             if len(names) > 1:
                 shown.note(f"round {names.index(name) + 1} of {len(names)}" + (f": {name}" if name else ""))
             again = (here.path / "state").exists()
-            done = facade.go(
+            done = go(
                 here, project, recipe.read(here.recipe), teacher.device, shown, again, begun, start, ALONE, False,
                 followed.model, {"distilled": distilled},
             )  # fmt: skip
