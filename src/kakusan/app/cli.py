@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
-from kakusan.app import cli_edit
+from kakusan.app import cli_deploy, cli_edit, cli_judge
 from kakusan.app.aliases import spelled_out
 from kakusan.app.failures import guarded
-from kakusan.app.options import Device, Json, Model, conditions, numbers, positive, weights
+from kakusan.app.options import Device, Json, Labels, Model, conditions, numbers, positive, weights
 from kakusan.app.outcome import Outcome, flat, print_outcome, printed, table
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop, interruptible
@@ -51,7 +51,6 @@ app = App(
 data_app = App(name="data", help="Look at data before training: data check.", sort_key=6)
 app.command(data_app)
 
-Labels = Annotated[str | None, Parameter(help="Where classes are read: auto, folders, none, or a field of metadata.")]
 Captions = Annotated[str | None, Parameter(help="auto, or none: leave captions beside pictures unread.")]
 Guidance = Annotated[
     list[str] | None, Parameter(help="How strictly to follow conditions, 1 is none; or NAME=WEIGHT, may be repeated.")
@@ -307,201 +306,6 @@ def info(model: Model, /, *, json: Json = False) -> Outcome:
     return Outcome(found, text=table(flat(said)))
 
 
-@app.command(sort_key=4.4)
-def evaluate(
-    *models_and_data: Annotated[str, Parameter(help="One model or several, then the pictures to judge them by.")],
-    count: Annotated[int, Parameter(["--count", "-n"], help="Samples of each model that are judged.")] = 1000,
-    seed: Annotated[int, Parameter(help="Seed of the first sample, and of every other draw.")] = 1_000_000,
-    features: Annotated[
-        str, Parameter(help="efficientnet-lite0, classifier (of the data's labels), or Inception-v3's weights file.")
-    ] = "efficientnet-lite0",
-    steps: Annotated[int | None, Parameter(help="Steps of the solver; the model's default.")] = None,
-    solver: Annotated[str | None, Parameter(help="ddpm, ddim, heun, dpm2m, unipc or ipndm.")] = None,
-    guidance: Annotated[float | None, Parameter(help="How strictly to follow conditions; 1 is none.")] = None,
-    autoguidance: Annotated[float | None, Parameter(help="How far from its weak early self; 1 is none.")] = None,
-    likelihood: Annotated[
-        bool, Parameter(negative="--no-likelihood", help="Bits per dimension, and the bound by noise level.")
-    ] = True,
-    curve: Annotated[
-        int, Parameter(help="Samples for each solver and number of steps of the step curve; 0 is no curve, 300 usual.")
-    ] = 0,
-    set_default: Annotated[
-        bool, Parameter(show_default=False, help="Save the cheapest setting within noise of the best into the model.")
-    ] = False,
-    choose_ema: Annotated[
-        bool, Parameter(show_default=False, help="Save the average of weights that is best on held-out pictures.")
-    ] = False,
-    beside: Annotated[list[Path] | None, Parameter(help="An earlier evaluation's folder, to show beside.")] = None,
-    trained_on: Annotated[str | None, Parameter(help="The training pictures, where nothing else says.")] = None,
-    labels: Labels = None,
-    out: Annotated[Path | None, Parameter(["--out", "-o"], help="New folder; runs/evaluate-MODEL.")] = None,
-    device: Device = "auto",
-    json: Json = False,
-) -> Outcome:
-    """Say how good models are, with intervals: quality, variety, labels, likelihood, copies; ends with a report."""
-    if len(models_and_data) < 2:
-        raise KakusanError("give a model and the pictures to judge it by: kakusan evaluate MODEL DATA")
-    from kakusan.app.evaluate import evaluate as work
-    from kakusan.app.evaluatewords import lines
-    from kakusan.app.show import Progress
-
-    *models, data = models_and_data
-    with Progress() as progress:
-        done = work(
-            models, data, count=count, seed=seed, features=features, steps=steps, solver=solver, guidance=guidance,
-            autoguidance=autoguidance, likelihood=likelihood, curve=curve, set_default=set_default,
-            choose_ema=choose_ema, beside=beside or [], trained_on=trained_on, labels=labels, out=out, device=device,
-            progress=progress,
-        )  # fmt: skip
-    if done.interrupted:
-        return Outcome({"path": str(done.path), "report": None, "interrupted": True}, path=done.path, code=130)
-    said = {"path": str(done.report), "report": str(done.report), "interrupted": False, **done.result}
-    return Outcome(said, text=table(lines(done.result)), path=done.report)
-
-
-@app.command(sort_key=4.5)
-def compare(
-    data: Annotated[str, Parameter(help="A folder of pictures, zip, IDX file, .npz or .npy.")],
-    /,
-    *overrides: Annotated[str, Parameter(help="Recipe settings of every arm, as training.batch=32.")],
-    minutes: Annotated[float | None, Parameter(help="Training time of each arm and seed; 10 by default.")] = None,
-    steps: Annotated[int | None, Parameter(help="Steps of training, in place of minutes.")] = None,
-    seeds: Annotated[int, Parameter(help="How often each arm is trained.")] = 3,
-    arms: Annotated[
-        list[str] | None, Parameter(help="Diffusion recipes to compare: schedule=linear,cosine,flow or NAME=A,B.")
-    ] = None,
-    gan: Annotated[list[str] | None, Parameter(help="r3, classic or none; r3 and classic by default.")] = None,
-    out: Annotated[Path | None, Parameter(["--out", "-o"], help="The comparison's folder; runs/compare-DATA.")] = None,
-    count: Annotated[int, Parameter(["--count", "-n"], help="Samples of each model that are judged.")] = 1000,
-    features: Annotated[str, Parameter(help="Feature network by name, or a weights file.")] = "efficientnet-lite0",
-    labels: Labels = None,
-    size: Annotated[int | None, Parameter(help="Side of the pictures in pixels.")] = None,
-    device: Device = "auto",
-    clock: Annotated[str, Parameter(help="wall, or processor: minutes that other work does not shorten.")] = "wall",
-    json: Json = False,
-) -> Outcome:
-    """Train diffusion and GANs for equal minutes, and say which is better at what; goes on where it was stopped."""
-    from kakusan.app.compare import compare as work
-    from kakusan.app.show import Progress
-
-    with Progress() as progress:
-        done = work(
-            data, minutes=minutes, steps=steps, seeds=seeds, arms=arms or [], gan=gan or ["r3", "classic"], out=out,
-            count=count, features=features, overrides=list(overrides), labels=labels, size=size, device=device,
-            clock=clock, progress=progress,
-        )  # fmt: skip
-    if done.interrupted:
-        return Outcome({"path": str(done.path), "report": None, "interrupted": True}, path=done.path, code=130)
-    said = {"path": str(done.report), "report": str(done.report), "interrupted": False, **done.result}
-    return Outcome(said, text="\n".join(done.result["words"]["answer"]), path=done.report)
-
-
-@app.command(sort_key=4.7)
-def export(
-    model: Model,
-    /,
-    *,
-    format: Annotated[str, Parameter(help="onnx, openvino or tf.")] = "onnx",
-    out: Annotated[Path | None, Parameter(["--out", "-o"], help="New folder; MODEL-FORMAT.")] = None,
-    size: Annotated[int | None, Parameter(help="Side in pixels; an export has one size.")] = None,
-    steps: Annotated[int | None, Parameter(help="Steps of the solver; the model's default.")] = None,
-    solver: Annotated[str | None, Parameter(help="ddpm, ddim, heun, dpm2m, unipc or ipndm.")] = None,
-    guidance: Annotated[float | None, Parameter(help="How strictly to follow conditions; 1 is none.")] = None,
-    autoguidance: Annotated[float | None, Parameter(help="How far from its weak early self; 1 is none.")] = None,
-    eta: Annotated[float | None, Parameter(help="Fresh noise on the way: 0 none, 1 as DDPM.")] = None,
-    json: Json = False,
-) -> Outcome:
-    """Write a model for another runtime, checked against PyTorch; ends with the path of the folder."""
-    positive("--steps", steps)
-    positive("--size", size)
-    from kakusan.app.export import export as work
-    from kakusan.app.show import Progress
-
-    with Progress() as progress:
-        done = work(
-            model, format=format, out=out, size=size, steps=steps, solver=solver, guidance=guidance,
-            autoguidance=autoguidance, eta=eta, progress=progress,
-        )  # fmt: skip
-    said = {"path": str(done.path), "files": done.files, "checked": done.checked.dict()}
-    return Outcome(said, text=done.checked.words(), path=done.path)
-
-
-@app.command(sort_key=4.6)
-def bench(
-    model: Model,
-    /,
-    *,
-    batch: Annotated[list[int] | None, Parameter(help="Samples at once; may be repeated; 1 and 64 by default.")] = None,
-    size: Annotated[int | None, Parameter(help="Side in pixels; the model's own.")] = None,
-    compile: Annotated[bool, Parameter(show_default=False, help="Also torch.compile, which takes a minute.")] = False,
-    json: Json = False,
-) -> Outcome:
-    """Measure how fast a model's network runs here, by engine; sample takes the fastest from then on."""
-    for each in batch or []:
-        positive("--batch", each)
-    positive("--size", size)
-    from kakusan.app import bench as work
-    from kakusan.app.show import Progress
-
-    with Progress() as progress:
-        found = work.bench(model, batch=batch, size=size, compile=compile, progress=progress)
-    return Outcome(found.dict(), text=printed(lambda console: work.show(found, console)))
-
-
-@app.command(sort_key=4.55)
-def distill(
-    model: Model,
-    data: Annotated[str | None, Parameter(help="The teacher's training pictures; --method tune works without.")] = None,
-    /,
-    *overrides: Annotated[str, Parameter(help="Recipe settings of a student, as objective.q=64.")],
-    method: Annotated[
-        str,
-        Parameter(
-            help="consistency: a student of 1 to 4 steps; progressive: one by halving the teacher's steps; "
-            "shrink: a smaller network; tune: learned times and solver weights."
-        ),
-    ] = "consistency",
-    steps: Annotated[
-        int | None, Parameter(help="Steps it is made for: 2; 4 for progressive, 5 for tune, for shrink the teacher's.")
-    ] = None,
-    minutes: Annotated[float | None, Parameter(help="Time it may take: 10 for a student, 3 for tune.")] = None,
-    guidance: Annotated[float | None, Parameter(help="Guidance that goes inside; the teacher's own.")] = None,
-    autoguidance: Annotated[float | None, Parameter(help="The same for autoguidance.")] = None,
-    guidance_range: Annotated[
-        str | None, Parameter(help="LOW,HIGH: the student takes the weight as an input, as --guidance of sample.")
-    ] = None,
-    student_size: Annotated[
-        float | None, Parameter(help="The student's share of the teacher's parameters; 0.25 for shrink, else all.")
-    ] = None,
-    count: Annotated[int, Parameter(["--count", "-n"], help="Samples of each point of the report; 0 is none.")] = 256,
-    set_default: Annotated[
-        bool, Parameter(show_default=False, help="tune: also write what was found into MODEL itself.")
-    ] = False,
-    seed: Annotated[int, Parameter(help="Seed of a student's training.")] = 0,
-    labels: Labels = None,
-    out: Annotated[Path | None, Parameter(["--out", "-o"], help="New folder; runs/MODEL-METHOD-STEPS.")] = None,
-    device: Device = "auto",
-    json: Json = False,
-) -> Outcome:
-    """Make a model that needs few evaluations: a tuned solver, or a student; ends with its path."""
-    from kakusan.app.distil import distill as work
-    from kakusan.app.show import Progress
-
-    with Progress() as progress:
-        done = work(
-            model, data, method=method, steps=steps, minutes=minutes, guidance=guidance, autoguidance=autoguidance,
-            guidance_range=numbers(guidance_range), student_size=student_size, overrides=list(overrides), labels=labels,
-            count=count, set_default=set_default, seed=seed, out=out, device=device, progress=progress,
-        )  # fmt: skip
-        if done.report:
-            progress.note(f"report: {done.report}")
-    said = {
-        "path": str(done.path) if done.path else None, "run": str(done.run), "interrupted": done.interrupted,
-        "report": str(done.report) if done.report else None, **done.result,
-    }  # fmt: skip
-    return Outcome(said, path=done.path or done.run, code=130 if done.interrupted else 0)
-
-
 @app.command(sort_key=7)
 def doctor(*, json: Json = False) -> Outcome:
     """Examine this machine: versions, devices, speed, memory, disk, extras."""
@@ -591,8 +395,8 @@ def _run(words: list[str]) -> int:
 
 
 _VERBS = (
-    train, sample, vary, resume, info, evaluate, compare, distill, bench, export, doctor, check, reproduce,
-    *cli_edit.register(app),
+    train, sample, vary, resume, info, doctor, check, reproduce,
+    *cli_edit.register(app), *cli_judge.register(app), *cli_deploy.register(app),
 )  # fmt: skip
 
 
