@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,8 +157,9 @@ def test_a_student_is_a_run_with_its_own_report(trained, tmp_path):
     assert "Distance against evaluations" in page and done.result["words"] in page.replace("&#x27;", "'")
 
 
-def test_a_student_stopped_and_resumed_is_the_one_that_never_stopped(trained, tmp_path, monkeypatch):
-    student(trained, tmp_path / "straight")
+@contextlib.contextmanager
+def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever trains meanwhile is asked to stop at its fourth step."""
     real = loop.run
 
     def broken(*given: Any, **options: Any) -> Any:
@@ -166,6 +168,12 @@ def test_a_student_stopped_and_resumed_is_the_one_that_never_stopped(trained, tm
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "run", broken)
+        yield
+
+
+def test_a_student_stopped_and_resumed_is_the_one_that_never_stopped(trained, tmp_path, monkeypatch):
+    student(trained, tmp_path / "straight")
+    with stopped(monkeypatch):
         assert student(trained, tmp_path / "out").interrupted
     assert not (tmp_path / "out" / "model.safetensors").exists()
     done = facade.resume(tmp_path / "out", progress=Progress(quiet=True))
@@ -189,14 +197,7 @@ def test_a_student_by_halvings_stopped_and_resumed_is_the_one_that_never_stopped
     asked = [recipe.read(tmp_path / "straight" / name / "recipe.toml")["training"] for name in ("steps-4", "")]
     assert [a["objective"]["steps"] for a in asked] == [4, 2]
     assert asked[0]["objective"]["autoguidance"] > 1 and asked[1]["objective"]["autoguidance"] == 1, "once is enough"
-    real = loop.run
-
-    def broken(*given: Any, **options: Any) -> Any:
-        given[5].on_log = lambda row: options["stop"].request() if row["step"] == 4 else None
-        return real(*given, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "run", broken)
+    with stopped(monkeypatch):
         assert halved(trained, tmp_path / "out").interrupted
     first = tmp_path / "out" / "steps-4"
     assert not (first / "model.safetensors").exists()

@@ -37,6 +37,8 @@ from kakusan.domains.image import Image
 from kakusan.domains.picture import decode, encode_png
 from kakusan.part import KakusanError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 8
 PLACE = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)).float()
 COVARIANCE = 0.06 * torch.exp(-torch.cdist(PLACE, PLACE).square() / 18) + 0.001 * torch.eye(SIDE * SIDE)
@@ -63,14 +65,6 @@ def smooth(mode: str = "L", depth: int = 8) -> Loaded:
     domain = Image([SIDE, SIDE], mode, depth, sigma_data=0.25)
     model = Model(Denoiser(Smooth(), VP("cosine"), X0(), Flat()), domain, defaults={"steps": 12})
     return Loaded(model.eval(), {"hash": "smooth"})
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -31,15 +31,9 @@ from kakusan.nets.unet import UNet
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WORDS = ["red", "green", "apple", "pear"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def small(net: nn.Module | None = None, weak: bool = True) -> Model:

@@ -20,6 +20,8 @@ from kakusan.catalog import build
 from kakusan.checkpoint import save_model
 from kakusan.part import KakusanError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NET = {"kind": "net/unet", "channels": 3, "width": 8, "mults": [1, 1], "attention": [], "blocks": 1, "unshuffle": 2}
 
 
@@ -52,14 +54,6 @@ def model_file(path: Path, field: int, side: int, mode: str = "RGB") -> Path:
 @pytest.fixture(scope="module")
 def upscaler(tmp_path_factory) -> Loaded:
     return load(model_file(tmp_path_factory.mktemp("up") / "up.safetensors", 1, 16, "RGBA"), "cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def picture(*shape: int, seed: int = 0) -> np.ndarray:

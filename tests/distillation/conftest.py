@@ -106,6 +106,19 @@ class Mean(Encoder):
         return Cond(vector=torch.where(keep[:, None], inputs["mean"], 0.0))
 
 
+def told(student: Model, objective: Objective, teacher: Model, steps: int) -> None:
+    """A training of seconds on two means, 0.8 and -0.6, whose data do not matter: the teacher knows them."""
+    optimiser = torch.optim.AdamW(student.parameters(), lr=5e-3)
+    means = torch.tensor([0.8, -0.6]).repeat(64)[:, None]
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = 5e-3 * min(1.0, 2 * (1 - step / steps))
+        batch = Batch(torch.zeros(128, 1), inputs={"mean": {"mean": means}})
+        loss = objective.loss(student, batch, Rng([1000 * step + i for i in range(128)]), step, teacher).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
 class Shift(Net):
     """What Karras's parametrisation needs for the exact denoiser of N(mean, STD^2)."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillation.conftest import STD, Mean, Shift, Small, gaussian, made, taught
+from distillation.conftest import STD, Mean, Shift, Small, gaussian, made, taught, told
 from harness.tiny import Data, assert_same, settings
 from harness.tiny import model as tiny_model
 from kakusan.core.batch import Batch
@@ -128,15 +128,7 @@ def test_a_student_has_the_guidance_inside():
         torch.manual_seed(0)
         student = Model(Denoiser(Small(1, vector=1), VE(), Karras(STD), Flat()), None, {"mean": Mean()})
     objective = Consistency(path="teacher", guidance=2.0, dropout=0.0)
-    optimiser = torch.optim.AdamW(student.parameters(), lr=5e-3)
-    means = torch.tensor([0.8, -0.6]).repeat(64)[:, None]
-    for step in range(150):
-        optimiser.param_groups[0]["lr"] = 5e-3 * min(1.0, 2 * (1 - step / 150))
-        batch = Batch(torch.zeros(128, 1), inputs={"mean": {"mean": means}})
-        loss = objective.loss(student, batch, Rng([1000 * step + i for i in range(128)]), step, teacher).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+    told(student, objective, teacher, 150)
     t = VE().time(torch.tensor(math.log(1 / 80)).double())
     x = 80 * Rng(range(400)).normal([(1,)] * 400, "x")
     for mean in (0.8, -0.6):

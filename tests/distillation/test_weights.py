@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from distillation.conftest import STD, Mean, Shift, Small
+from distillation.conftest import STD, Mean, Shift, Small, told
 from kakusan.conditions.guidance import Guidance
-from kakusan.core.batch import Batch
 from kakusan.core.denoiser import Denoiser
 from kakusan.core.grid import Every
 from kakusan.core.grid import Karras as KarrasGrid
@@ -58,15 +57,7 @@ def test_one_student_lands_where_each_weight_leads(objective: Objective):
         torch.manual_seed(0)
         encoders = {"mean": Mean(), "guidance": Guidance(1.0, 3.0, 2.0)}
         student = Model(Denoiser(Small(1, vector=9), VE(), Karras(STD), Flat()), None, encoders)
-    optimiser = torch.optim.AdamW(student.parameters(), lr=5e-3)
-    means = torch.tensor([0.8, -0.6]).repeat(64)[:, None]
-    for step in range(250):
-        optimiser.param_groups[0]["lr"] = 5e-3 * min(1.0, 2 * (1 - step / 250))
-        batch = Batch(torch.zeros(128, 1), inputs={"mean": {"mean": means}})
-        loss = objective.loss(student, batch, Rng([1000 * step + i for i in range(128)]), step, teacher).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+    told(student, objective, teacher, 250)
     t = VE().time(torch.tensor(-math.log(FIRST)).double())
     x = FIRST * Rng(range(400)).normal([(1,)] * 400, "x")
     for mean, w in ((0.8, 1.0), (0.8, 3.0), (-0.6, 2.0)):

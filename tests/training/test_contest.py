@@ -17,15 +17,9 @@ from kakusan.training.contest import Contested, Listener, contest
 from kakusan.training.data import Batches, Dataset
 from kakusan.training.events import read_rows
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSIC = {"loss": "non-saturating", "penalty": [0.0, 0.0], "beta1": 0.5, "beta2": [0.999, 0.999]}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def nets(kind: str) -> tuple[torch.nn.Module, torch.nn.Module]:
