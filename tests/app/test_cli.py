@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image as Pil
 
 from kakusan.app import cli
 from kakusan.part import KakusanError
@@ -261,3 +263,23 @@ def test_a_reader_that_leaves_early_is_no_error():
     done = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     done.stdout.close()
     assert done.wait(60) in (0, 1, 130) and done.stderr.read() == b""
+
+
+def test_a_sample_made_again_otherwise_is_said_by_how_much(facade, tmp_path, capsys):
+    from kakusan.app.samples import apart
+
+    first = np.full((4, 5, 3), 100, np.uint8)
+    second = first.copy()
+    second[1, 2] = 103, 100, 99
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, pixels in zip(paths, (first, second), strict=True):
+        Pil.fromarray(pixels).save(path)
+    assert apart(*paths) == (3, 1, 20) and apart(paths[0], paths[0]) == (0, 0, 20)
+    facade.reproduce = lambda file, **given: (paths[1], False)
+    assert call("reproduce", str(paths[0]), "--json") == 0
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"path": str(paths[1]), "identical": False, "levels": 3.0, "pixels": 1}
+    assert call("reproduce", str(paths[0])) == 0
+    assert "not identical: up to 3 of 255 levels off, at 1 of 20 pixels" in "".join(capsys.readouterr())
+    Pil.fromarray(first[:2]).save(paths[1])
+    assert apart(*paths)[0] == float("inf")

@@ -179,8 +179,17 @@ def reproduce(
     from kakusan.app import facade
 
     path, identical = facade.reproduce(file, out=out, model=model)
-    words = "identical" if identical else "not identical: another machine, device or version makes small differences"
-    return Outcome({"path": str(path), "identical": bool(identical)}, text=words, path=Path(path))
+    data, words = {"path": str(path), "identical": bool(identical)}, "identical"
+    if not identical:
+        from kakusan.app.samples import apart
+
+        levels, count, pixels = apart(file, Path(path))
+        data |= {"levels": levels, "pixels": count}
+        words = (
+            f"not identical: up to {levels:.2g} of 255 levels off, at {count:,} of {pixels:,} pixels; it is rounded "
+            "otherwise in another batch, on another machine or device, and by other threads and versions"
+        )
+    return Outcome(data, text=words, path=Path(path))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

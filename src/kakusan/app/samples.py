@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import numpy as np
 from kakusan.app import sheet, varying
 from kakusan.app.loaded import Sample, load
 from kakusan.app.sampled import titles
-from kakusan.domains.picture import read_recipe
+from kakusan.domains.picture import decode, read_recipe
 from kakusan.part import KakusanError
 
-__all__ = ["reproduce", "save_samples"]
+__all__ = ["apart", "reproduce", "save_samples"]
 
 
 def save_samples(samples: Sequence[Sample], out: str | Path, film: bool = False, recipe: bool = True) -> list[Path]:
@@ -76,3 +77,14 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
     before = sample.domain.load(source.read_bytes(), source.name)
     after = sample.domain.load(path.read_bytes(), path.name)
     return path, bool(np.array_equal(before.data, after.data))
+
+
+def apart(one: Path, other: Path) -> tuple[float, int, int]:
+    """How far two files of one picture are apart: their largest difference in steps of 1/255 of the range, at how many
+    pixels they differ, of how many."""
+    a, b = (decode(path.read_bytes(), path.name).data for path in (one, other))
+    if a.shape != b.shape:
+        return math.inf, a.shape[0] * a.shape[1], a.shape[0] * a.shape[1]
+    whole = float(np.iinfo(a.dtype).max) if a.dtype.kind == "u" else 1.0
+    away = np.abs(a.astype(np.float64) - b).max(-1) * 255 / whole
+    return float(away.max()), int((away > 0).sum()), away.size
