@@ -22,7 +22,9 @@ from kakusan.app.columns import columns
 from kakusan.app.distil import Distilled, distill
 from kakusan.app.fewsteps import Point, verdict
 from kakusan.app.loaded import Loaded, load
+from kakusan.app.rounds import Wish, planned
 from kakusan.app.show import Progress
+from kakusan.app.student import opened
 from kakusan.catalog import build
 from kakusan.checkpoint import load_model, read_info
 from kakusan.evaluation.features import from_function
@@ -284,6 +286,17 @@ def test_a_smaller_network_s_evaluations_count_for_less():
 def test_halvings_that_lead_elsewhere_are_refused(trained, tmp_path, more, said):
     with pytest.raises(KakusanError, match=said):
         student(trained, tmp_path / "out", method="progressive", more=more, wanted=2)
+
+
+def test_a_teacher_with_a_weight_for_each_condition_needs_one_for_all(trained):
+    teacher = load(trained[0], "cpu")
+    teacher.model.defaults["guidance"] = {"label": 2.0}
+    project = opened(teacher, str(trained[1]), None, Progress(quiet=True))
+    wish = Wish("consistency", 2, None, None, None, ["training.steps=2"], 0)
+    with pytest.raises(KakusanError, match="give one weight, --guidance 2"):
+        planned(teacher, project, wish)
+    ((_, tree),) = planned(teacher, project, replace(wish, guidance=2.0))
+    assert tree["training"]["objective"]["guidance"] == 2
 
 
 def test_resume_refuses_another_teacher(trained, tmp_path):

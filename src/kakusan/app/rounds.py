@@ -47,8 +47,13 @@ def planned(teacher: Loaded, project: Project, wish: Wish) -> list[Round]:
     known = sampler.defaults(teacher.model)
     spec = copy.deepcopy(read_info(teacher.path)["spec"]) | {"weak": None}
     auto = known["autoguidance"] if wish.autoguidance is None else wish.autoguidance
+    weight = known["guidance"] if wish.guidance is None else wish.guidance
+    if not isinstance(weight, (int, float)):
+        raise KakusanError(
+            "this teacher weighs each condition by itself, which goes into no student: give one weight, --guidance 2"
+        )
     guided = {
-        "guidance": float(known["guidance"] if wish.guidance is None else wish.guidance),
+        "guidance": float(weight),
         "autoguidance": float(auto) if teacher.model.weak is not None else 1.0,
     }
     if wish.method == "shrink":
