@@ -1,15 +1,17 @@
-"""Make the data set that the model ``icons`` is trained on: 64 x 64 RGBA icons in four styles with captions.
+"""Make the data set that ``icons`` is trained on: 64 x 64 RGBA icons in four styles with captions.
 
     python recipes/icons/fetch.py SOURCES
     python recipes/icons/prepare.py SOURCES OUT
 
 OUT/train, OUT/test-concepts and OUT/test-styles hold a folder a style and a ``metadata.jsonl``; ``kakusan train OUT``
-takes the first. The same sources give the same files. docs/how-to/icons.md says what is in it.
+takes the first. ``--pixels 256`` makes the same set large, for ``icons-upscale``. The same sources give the same files.
+docs/how-to/icons.md says what is in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -19,14 +21,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from iconset.captions import english, japanese, named
 from iconset.material import STYLES, Concept, concepts, drawings
-from iconset.pictures import drawn
+from iconset.pictures import FINE, SIDE, drawn
 from iconset.split import SPLITS, alike, grouped, same_picture, side
 
 from kakusan.domains.picture import encode_png
@@ -65,12 +67,13 @@ class Entry:
         }
 
 
-def pictures(sources: Path, listed: list[Concept], workers: int) -> Pictures:
+def pictures(sources: Path, listed: list[Concept], workers: int, pixels: int = SIDE) -> Pictures:
     """(style, code) to the picture, of all drawings without a skin tone."""
-    found = [(style, code, data) for style, code, tone, data in drawings(sources, listed) if not tone]
+    found = [(style, code, data) for style, code, tone, data in drawings(sources, listed, pixels > SIDE) if not tone]
     files = (data for _, _, data in found)
     with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        made = pool.map(drawn, files, chunksize=16) if pool else map(drawn, files)
+        draw = functools.partial(drawn, pixels=pixels)
+        made = pool.map(draw, files, chunksize=16) if pool else map(draw, files)
         return {(style, code): picture for (style, code, _), picture in zip(found, made, strict=True)}
 
 
@@ -91,6 +94,12 @@ def entries(listed: list[Concept], drawn_all: Pictures) -> Iterator[Entry]:
                 split, held = sides[groups[concept.code]]
                 split = "train" if split == "test-styles" and style != held else split
                 yield Entry(split, style, concept, groups[concept.code], kept[style, concept.code])
+
+
+def enlarged(found: list[Entry], large: Pictures) -> list[Entry]:
+    """The entries with their large pictures; the few that no package has large are left out."""
+    keys = [(e.style, e.concept.code) for e in found]
+    return [replace(e, picture=large[key]) for e, key in zip(found, keys, strict=True) if key in large]
 
 
 def write(found: list[Entry], out: Path, style_words: bool) -> None:
@@ -128,6 +137,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that draw (default: all cores)"
     )
+    parser.add_argument(
+        "--pixels",
+        type=int,
+        choices=range(SIDE, FINE + 1),
+        metavar="N",
+        default=SIDE,
+        help="a picture's side, up to 256",
+    )
     args = parser.parse_args(words)
     start = time.monotonic()
     try:
@@ -135,6 +152,8 @@ def main(words: Sequence[str] | None = None) -> None:
             raise KakusanError(f"OUT {args.out} exists; name a new folder or remove it")
         listed = concepts(args.sources)
         found = list(entries(listed, pictures(args.sources, listed, args.workers)))
+        if args.pixels > SIDE:  # the split, the captions and what is a copy are decided at 64
+            found = enlarged(found, pictures(args.sources, listed, args.workers, args.pixels))
         write(found, args.out, args.style_words)
     except KakusanError as error:
         sys.exit(f"prepare.py: {error}")

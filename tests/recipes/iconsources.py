@@ -76,6 +76,12 @@ def contents() -> dict[str, dict[str, bytes]]:
     files["NOTO"][f"img/google/64/{code(at)}-1f3fb.png"] = encoded(pattern(900, 64), "PNG")
     for style in ("flat", "modern"):
         files["FLUENT"][f"icons/{style}/{TONED.replace(' ', '-')}-light.svg"] = b'<svg id="901"/>'
+    names = {code(i): thing for i, thing in enumerate(THINGS) if thing != "silk gate"}
+    bodies = {thing: {"body": f'<g id="{i}"/>'} for i, thing in enumerate(THINGS)}
+    files["NOTO_SVG"] = {
+        "chars.json": json.dumps(names).encode(),
+        "icons.json": json.dumps({"width": 128, "height": 128, "icons": bodies}).encode(),
+    }
     odd = "1f1ef-1f1f5"  # a flag that Fluent's own drawings lack
     listed["\U0001f1ef\U0001f1f5"] = {"name": "flag Japan", "group": "Flags", "emoji_version": "1.0"}
     derived = {"\U0001f1ef\U0001f1f5": {"default": ["flag"], "tts": ["flag: Japan"]}}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kakusan.part import KakusanError
 from kakusan.training.source import open_source
@@ -39,7 +40,7 @@ def icons(sources) -> Path:
     return out
 
 
-def prepare(*words: str | Path) -> None:
+def prepare(*words: str | int | Path) -> None:
     importlib.import_module("prepare").main([*map(str, words), "--workers", "1"])
 
 
@@ -294,6 +295,20 @@ def test_the_same_sources_give_the_same_files_and_a_count(icons, sources, tmp_pa
     ]
     assert found[0] == found[1]
     assert f"{len(listed(icons))} pictures" in capsys.readouterr().out
+
+
+def test_the_large_set_is_the_small_one_but_for_what_is_not_drawn_large(icons, sources, tmp_path):
+    prepare(sources, tmp_path / "large", "--pixels", 256)
+    small, large = ({line["style"] + line["code"]: line for line in listed(out)} for out in (icons, tmp_path / "large"))
+    assert {name: small[name]["style"] for name in small.keys() - large.keys()} == {
+        name: "noto" for name in small if name[:4] == "noto" and small[name]["concept"] in ("silk gate", "flag of Japan")
+    }
+    for name, line in large.items():
+        assert line == small[name]
+        file = Path(line["split"], line["file_name"])
+        fine = np.asarray(Image.open(tmp_path / "large" / file)).astype(float)
+        assert fine.shape == (256, 256, 4)
+        assert np.abs(fine.reshape(64, 4, 64, 4, 4).mean((1, 3)) - np.asarray(Image.open(icons / file))).max() <= 1
 
 
 def test_bad_sources_are_refused_in_a_line(sources, tmp_path):

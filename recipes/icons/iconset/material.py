@@ -124,14 +124,16 @@ def slugged(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "".join(c for c in bare if not unicodedata.combining(c))).strip("-")
 
 
-def drawings(sources: Path, listed: list[Concept]) -> Iterator[tuple[str, str, str, bytes]]:
+def drawings(sources: Path, listed: list[Concept], large: bool = False) -> Iterator[tuple[str, str, str, bytes]]:
     """(style, code, skin tone or "", file) of every drawing of a concept, style by style.
 
     Fluent 3D is taken only where the flat and modern drawings, which follow Microsoft's own release, have the emoji
-    too: its package adds country flags and families whose origin is not stated.
+    too: its package adds country flags and families whose origin is not stated. ``large``: Noto as SVG, by another
+    package, since its pictures have 64 pixels.
     """
     known = {c.code for c in listed}
-    for code, tone, data in _by_code(sources, packages.NOTO, "img/google/64/", known):
+    noto = _by_point(sources, known) if large else _by_code(sources, packages.NOTO, "img/google/64/", known)
+    for code, tone, data in noto:
         yield "noto", code, tone, data
     fluent = {style: list(_by_name(sources, style, listed)) for style in ("flat", "modern")}
     released = {code for code, _, _ in fluent["flat"]}
@@ -147,11 +149,27 @@ def _by_code(
 ) -> Iterator[tuple[str, str, bytes]]:
     """Pictures whose file names are code points; those with two skin tones are passed over."""
     for name, data in packages.files(sources, package, lambda n: n.startswith(folder)).items():
-        points = plain(name.removeprefix(folder).partition(".")[0]).split("-")
-        tones = [p for p in points if p in TONES.values()]
-        code = "-".join(p for p in points if p not in tones)
+        code, tones = _parted(plain(name.removeprefix(folder).partition(".")[0]))
         if len(tones) < 2 and code in known:
             yield code, "".join(tones), data
+
+
+def _by_point(sources: Path, known: set[str]) -> Iterator[tuple[str, str, bytes]]:
+    """Noto's drawings as SVG, whose package lists its names by code points."""
+    held = packages.document(sources, packages.NOTO_SVG, "icons.json")
+    box = f"0 0 {held['width']} {held['height']}"
+    for points, name in packages.document(sources, packages.NOTO_SVG, "chars.json").items():
+        code, tones = _parted(plain(points))
+        if len(tones) < 2 and code in known and name in held["icons"]:
+            body = held["icons"][name]["body"]
+            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{body}</svg>'
+            yield code, "".join(tones), svg.encode()
+
+
+def _parted(points: str) -> tuple[str, list[str]]:
+    """The code without its skin tones, and those."""
+    tones = [p for p in points.split("-") if p in TONES.values()]
+    return "-".join(p for p in points.split("-") if p not in tones), tones
 
 
 def _by_name(sources: Path, style: str, listed: list[Concept]) -> Iterator[tuple[str, str, bytes]]:

@@ -70,13 +70,19 @@ WORDS = Package(
     "KbWiYre9aRSaPbHrHZIz9zmoM+21LAsK1VFJtnTh1VCtWE/rNMDviGhQTmselFl95dhqtGlY22iH0leG5BuW0g==",
     "more keywords (MIT)",
 )
+NOTO_SVG = Package(
+    "@iconify-json/noto",
+    "1.2.9",
+    "DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
+    "Noto drawings, for pictures of more than 64 pixels (Apache-2.0)",
+)
 LIST = Package(
     "unicode-emoji-json",
     "0.9.0",
     "HdrQW/7SdbXUsTd8uTATv7LvQJkCSgbAgRCDCtOhQ6xn3EAx+xZHQtRniOXWJK3ywIqPegkNhP4U4EbuFsiQng==",
     "the list of emoji and their groups (MIT)",
 )
-PACKAGES = [NOTO, FLUENT_3D, FLUENT, CLDR, CLDR_DERIVED, WORDS, LIST]
+PACKAGES = [NOTO, NOTO_SVG, FLUENT_3D, FLUENT, CLDR, CLDR_DERIVED, WORDS, LIST]
 
 
 def files(sources: Path, package: Package, wanted: Callable[[str], bool]) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Pictures: a drawing of any kind as 64 x 64 RGBA, averaged over areas with the colours weighted by their opacity."""
+"""Pictures: a drawing of any kind as RGBA of 64 to 256 pixels, averaged over areas, colours weighted by opacity."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from PIL import Image
 
 from kakusan.part import KakusanError
 
-__all__ = ["SIDE", "drawn"]
+__all__ = ["FINE", "SIDE", "drawn"]
 
 SIDE = 64
-FINE = 256  # what an SVG is rasterised at: at 64 itself the modern drawings come out 9 of 255 off, at 256 2
+FINE = 256  # the largest side, and that of rasterised SVGs: at 64 the modern drawings come out 9 of 255 off, so 2
 FAINT = 4  # alpha nearer than this to 0 or 255 is that
 RASTERISER = "resvg-py==0.5.0"
 
 
-def drawn(data: bytes) -> np.ndarray:
-    """A PNG, WebP or SVG file as (64, 64, 4) uint8 with straight alpha; what is wholly clear has no colour.
+def drawn(data: bytes, pixels: int = SIDE) -> np.ndarray:
+    """A PNG, WebP or SVG file as (pixels, pixels, 4) uint8 with straight alpha; what is wholly clear has no colour.
 
     Down from a larger size every pixel is the mean over its area, of premultiplied colours: no ringing, no halo of a
     colour that lies hidden under transparency. What is not square is centred.
@@ -27,9 +27,9 @@ def drawn(data: bytes) -> np.ndarray:
         a = np.asarray(im.convert("RGBA")).astype(np.float32)
     a = _square(a)
     a[..., :3] *= a[..., 3:] / 255
-    if len(a) != SIDE:
+    if len(a) != pixels:
         planes = [Image.fromarray(np.ascontiguousarray(a[..., c])) for c in range(4)]
-        a = np.stack([np.asarray(p.resize((SIDE, SIDE), Image.Resampling.BOX)) for p in planes], 2)
+        a = np.stack([np.asarray(p.resize((pixels, pixels), Image.Resampling.BOX)) for p in planes], 2)
     alpha = a[..., 3:]
     out = np.concatenate([a[..., :3] * 255 / np.maximum(alpha, 1e-3), alpha], 2)
     out = np.clip(np.rint(out), 0, 255).astype(np.uint8)
