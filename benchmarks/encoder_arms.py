@@ -34,6 +34,19 @@ class WordLlamaTable(TextTable):
 
     kind = "condition/text-wordllama"
 
+    def __init__(
+        self,
+        vocabulary: str,
+        trained: int,
+        width: int = 96,
+        length: int = 64,
+        tokens: int = 128,
+        depth: int = 2,
+        heads: int = 4,
+        dim: int = 64,
+    ) -> None:
+        super().__init__(vocabulary, trained, width, length, tokens, depth, heads, dim)
+
     def fill(self, tell: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Make the frozen vectors; needs the files of the package ``wordllama`` and ``tokenizers``."""
         pieces = self.vocabulary.listed()
