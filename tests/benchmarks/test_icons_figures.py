@@ -172,7 +172,7 @@ def test_noise_in_place_of_samples_is_far_and_copies_nothing(tmp_path):
 
     noise = bench(tmp_path, real=False)
     for r in styles.measure(noise).values():
-        assert r["frechet"]["value"] > 1.5 * r["floor_frechet"]["value"] and r["recall"]["value"] < 0.2
+        assert r["recall"]["value"] == 0 < 0.2 < r["floor_recall"]["value"]
     assert copied.measure(noise)["seen concepts"]["share"] == 0
 
 
