@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from iconbench.bench import STYLES, Bench, spread
+from iconbench.bench import STYLES, Bench
 from iconbench.kept import Row
+from iconbench.styles import halves
 
 __all__ = ["alpha_settled", "measure", "speckle", "table"]
 
@@ -38,7 +39,7 @@ def measure(bench: Bench) -> dict[str, Row]:
     """Two rows for each style: samples by its training captions, and those captions' own pictures."""
     kept = bench.kept("alpha", count=bench.count)
     for style in STYLES:
-        rows = spread(bench.rows("train", style), bench.count)
+        rows, _ = halves(bench.rows("train", style), bench.count)  # the samples are those of the part "styles"
         kept.row(f"{style}, samples", lambda r=rows: _row(bench.draw(bench.captions(r))))
         kept.row(f"{style}, real", lambda r=rows: _row(bench.icons.pictures[r]))
         bench.tell(f"alpha: {style}: {kept.rows[f'{style}, samples']['settled']:.1%} of alpha is clear or opaque")

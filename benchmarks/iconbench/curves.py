@@ -24,21 +24,21 @@ RULE = (
 )
 
 
-def measure(bench: Bench, guidances: Sequence[float], steps: Sequence[int]) -> dict[str, Row]:
+def measure(bench: Bench, guidances: Sequence[float], steps: Sequence[int], count: int) -> dict[str, Row]:
     """One row for each pair of settings, all from the same prompts, captions and seeds."""
-    kept = bench.kept("curves", settings=False, count=bench.count)
-    rows = spread(bench.rows("train"), bench.count)
+    kept = bench.kept("curves", settings=False, count=count)
+    rows = spread(bench.rows("train"), count)
     captions = bench.captions(rows)
     wanted = {cell(g, n): (g, n) for g in guidances for n in steps}
 
-    def made(guidance: float, count: int) -> Row:
-        settings = {"guidance": guidance, "steps": count}
+    def made(guidance: float, length: int) -> Row:
+        settings = {"guidance": guidance, "steps": length}
         begun = time.perf_counter()
         places = ranks(bench.judge, bench.draw(bench.asked["seen"], **settings), range(100), bench.asked["seen"])
         figure = frechet_interval(bench.train_features, bench.extract(bench.draw(captions, **settings)))
         row = settings | {"evaluations": evaluations(bench, **settings)} | told(places)
         row |= {"frechet": figure.value, "low": figure.low, "high": figure.high}
-        bench.tell(f"curves: {cell(guidance, count)}: top-1 {row['top1']:.0%}, Fréchet distance {figure.value:.4g}, "
+        bench.tell(f"curves: {cell(guidance, length)}: top-1 {row['top1']:.0%}, Fréchet distance {figure.value:.4g}, "
                    f"{time.perf_counter() - begun:.0f} s")  # fmt: skip
         return row
 
