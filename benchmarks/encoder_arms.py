@@ -17,7 +17,7 @@ from kakusan.conditions.table import TextTable
 from kakusan.conditions.words import FIRST, START
 from kakusan.part import KakusanError
 
-__all__ = ["ARMS", "READER", "WordLlamaTable", "overrides"]
+__all__ = ["ARMS", "READER", "WordLlamaTable", "overrides", "register"]
 
 READER = {"tokens": 128, "depth": 2, "heads": 4, "dim": 64}  # what is trained on top, the same for all
 ARMS = {
@@ -81,9 +81,13 @@ def _package():  # (a tokenizer of an optional package and its table)
         return Tokenizer.from_str(json.dumps(listing)), file.get_tensor(name).float()
 
 
+def register() -> None:
+    """Let recipes and model files of this process name ``WordLlamaTable``."""
+    CATALOG[WordLlamaTable.kind] = f"{__name__}:{WordLlamaTable.__name__}"
+
+
 def overrides(arm: str) -> list[str]:
     """What a recipe has to say for an arm."""
-    CATALOG[WordLlamaTable.kind] = f"{__name__}:{WordLlamaTable.__name__}"
     kind = {
         "table": TextTable.kind, "learnt": "condition/text", "minilm": "condition/text-transformers",
         "wordllama": WordLlamaTable.kind,

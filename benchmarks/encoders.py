@@ -22,7 +22,7 @@ from typing import Any
 import iconbench
 import numpy as np
 import torch
-from encoder_arms import ARMS, overrides
+from encoder_arms import ARMS, overrides, register
 from iconbench.kept import Kept
 from judging.icons import KINDS, prompts
 from judging.scoring import drawn, ranks, told
@@ -163,6 +163,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("-n", "--count", type=int, default=2, help="samples of each prompt (default: 2)")
     parser.add_argument("--override", nargs="*", default=[], help="more of the recipe, for all arms")
     args = parser.parse_args(words)
+    register()
     try:
         judge, _ = read(args.judge)
         found = {}

@@ -36,16 +36,19 @@ def test_differences_are_paired_and_pictures_of_one_concept_count_once():
     assert paired(shared + 2, shared, np.arange(400)) == pytest.approx((2, 2, 2))
 
 
-def test_every_arm_has_the_same_reader():
-    from encoder_arms import ARMS, READER, WordLlamaTable, overrides
+def test_every_arm_has_the_same_reader(monkeypatch):
+    from encoder_arms import ARMS, READER, WordLlamaTable, overrides, register
 
-    from kakusan.catalog import find
+    from kakusan.catalog import CATALOG
 
+    monkeypatch.setitem(CATALOG, WordLlamaTable.kind, "")  # taken out again afterwards
+    register()
     asked = {arm: dict(o.split("=", 1) for o in overrides(arm)) for arm in ARMS if arm != "minilm"}
     for given in asked.values():
         assert {k: given[f"encoders.prompt.{k}"] for k in READER} == {k: str(v) for k, v in READER.items()}
     assert len({given["encoders.prompt.kind"] for given in asked.values()}) == 3
-    assert find(asked["wordllama"]["encoders.prompt.kind"], "x") is WordLlamaTable
+    assert asked["wordllama"]["encoders.prompt.kind"] == WordLlamaTable.kind
+    assert CATALOG[WordLlamaTable.kind] == "encoder_arms:WordLlamaTable"
 
 
 def test_vectors_of_words_are_means_of_their_tokens(monkeypatch):
@@ -76,3 +79,24 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(encoder_arms.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(KakusanError, match="pip install --no-deps wordllama"):
         encoder_arms._package()
+
+
+def test_the_table_pairs_each_arm_with_the_first_of_its_seed(tmp_path):
+    from encoders import KINDS, SPLITS, table
+
+    draw, found = np.random.default_rng(1), {}
+    shared = draw.normal(1, 1, 50)
+    for arm, off in (("table", 0.0), ("learnt", 0.002)):
+        run = tmp_path / f"{arm}-seed-0"
+        run.mkdir()
+        for split in SPLITS:
+            np.savez(
+                run / f"losses-{split}.npz", words=shared + off, none=shared + 1, concepts=np.arange(50).astype(str)
+            )
+        row = {split: {"words": 1.0 + off, "none": 2.0} for split in SPLITS}
+        row |= {kind: {"top1": 0.5, "top1_interval": [0.4, 0.6]} for kind in KINDS}
+        found[arm, 0] = row | {"training": {"pictures_seen": 1000}}
+    lines = table(found, tmp_path).splitlines()
+    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| table | 0 | 1,000 | 1.0000 | - | 2.0000 |")
+    assert "| 1.0020 | +2.00 (+2.00 to +2.00) |" in lines[3]
