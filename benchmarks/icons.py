@@ -60,7 +60,8 @@ def measured(bench: Bench, args: argparse.Namespace) -> None:
     """Run the parts and print their tables."""
     tables = {}
     if "curves" in args.parts:
-        tables["curves"] = curves.table(curves.measure(bench, args.curve_guidance, args.curve_steps, args.curve_count))
+        asked = (args.curve_guidance, args.curve_steps, args.curve_count, args.curve_seeds)
+        tables["curves"] = curves.table(curves.measure(bench, *asked))
     bench.settings = settled(bench, args)
     own = bench.about.get("own", {})
     parts = {
@@ -95,6 +96,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--curve-guidance", type=float, nargs="+", default=[1, 1.5, 2, 3, 4, 6], metavar="WEIGHT")
     parser.add_argument("--curve-steps", type=int, nargs="+", default=[8, 12, 16, 20], metavar="STEPS")
     parser.add_argument("--curve-count", type=int, default=300, help="samples of a cell's distance (default: 300)")
+    parser.add_argument("--curve-seeds", type=int, default=2, help="samples of each prompt in a cell (default: 2)")
     parser.add_argument("--guidance", type=float, help="default: what the curves chose, else the model's own")
     parser.add_argument("--steps", type=int, help="default: the same")
     parser.add_argument("--seed", type=int, default=3_000_000, help="of the first sample (default: 3000000)")

@@ -43,7 +43,7 @@ def measure(bench: Bench) -> dict[str, Row]:
         kept.row(f"{style}, samples", lambda r=rows: _row(bench.draw(bench.captions(r))))
         kept.row(f"{style}, real", lambda r=rows: _row(bench.icons.pictures[r]))
         bench.tell(f"alpha: {style}: {kept.rows[f'{style}, samples']['settled']:.1%} of alpha is clear or opaque")
-    return kept.rows
+    return {name: kept.rows[name] for s in STYLES for name in (f"{s}, samples", f"{s}, real")}
 
 
 def _row(pictures: np.ndarray) -> Row:

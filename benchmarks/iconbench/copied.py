@@ -30,7 +30,7 @@ def measure(bench: Bench) -> dict[str, Row]:
         if name not in kept.rows:
             kept.row(name, lambda n=name, s=split, h=held: _row(bench, n, s, h))
             bench.tell(f"memorisation: {name}: {kept.rows[name]['message']}")
-    return kept.rows
+    return {name: kept.rows[name] for name in SETS}
 
 
 def _row(bench: Bench, name: str, split: str, held: str) -> Row:

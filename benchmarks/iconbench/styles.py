@@ -22,7 +22,7 @@ def measure(bench: Bench) -> dict[str, Row]:
         if style not in kept.rows:
             kept.row(style, lambda s=style: _row(bench, s))
             bench.tell(f"styles: {style}: Fréchet distance {kept.rows[style]['frechet']['value']:.4g}")
-    return kept.rows
+    return {style: kept.rows[style] for style in STYLES}
 
 
 def halves(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -78,7 +78,9 @@ def test_rows_are_kept_and_another_question_begins_anew(tmp_path):
 
 
 def cell(guidance, steps, top1, frechet, half=0.1, spread=5.0):
+    right = round(100 * top1)  # the same easy prompts in every cell
     return {
+        "right": "1" * right + "0" * (100 - right),
         "guidance": guidance, "steps": steps, "evaluations": steps * (1 if guidance == 1 else 2), "top1": top1,
         "top1_interval": [top1 - half, top1 + half], "frechet": frechet, "low": frechet - spread,
         "high": frechet + spread,
@@ -90,16 +92,28 @@ def test_the_defaults_are_the_cheapest_of_those_that_are_not_told_from_the_best(
 
     rows = [
         cell(1, 20, 0.40, 50),  # the nearest to real pictures, and deaf to words
-        cell(3, 20, 0.80, 100),
-        cell(3, 8, 0.75, 104),  # both figures within the noise of the best, and the fewest evaluations
-        cell(2, 8, 0.74, 107),
+        cell(3, 20, 0.84, 100),
+        cell(3, 8, 0.83, 104),  # both figures within the noise of the best, and the fewest evaluations
+        cell(2, 8, 0.83, 107),
         cell(6, 8, 0.85, 150),
+        cell(2, 4, 0.79, 90),  # of the same samples 6 fewer are right, and none more
     ]
     assert chosen(rows) == {"guidance": 3, "steps": 8}
-    assert chosen([*rows, cell(3, 4, 0.76, 130)]) == {"guidance": 3, "steps": 8}
+    assert chosen([*rows, cell(3, 4, 0.84, 130)]) == {"guidance": 3, "steps": 8}
     assert chosen(rows[:1]) == {"guidance": 1, "steps": 20}
     words = table({f"{i}": r for i, r in enumerate(rows)})
     assert words.count("**3**") == 1 and "| **3** | **8** |" in words
+
+
+def test_worse_is_told_from_the_samples_that_differ():
+    from iconbench.curves import worse
+
+    best = {"right": "1" * 50 + "0" * 50}
+    assert not worse(best, best)
+    assert not worse({"right": "1" * 48 + "0" * 52}, best)  # 2 against 0
+    assert worse({"right": "1" * 46 + "0" * 54}, best)  # 4 against 0
+    assert not worse({"right": "0" * 20 + "1" * 47 + "0" * 33}, best)  # 20 against 17
+    assert not worse({"right": "1" * 100}, best)
 
 
 def test_plots_are_documents_of_their_own():
@@ -167,9 +181,10 @@ def test_real_icons_in_place_of_samples_are_at_the_floor_and_are_copies(tmp_path
         assert len(lines) == 2 + len(r) and len({line.count("|") for line in lines}) == 1
 
 
-def test_noise_in_place_of_samples_is_far_and_copies_nothing(tmp_path):
+def test_noise_in_place_of_samples_is_far_and_copies_nothing(tmp_path, monkeypatch):
     from iconbench import copied, styles
 
+    monkeypatch.setattr(styles, "STYLES", ("flat",))
     noise = bench(tmp_path, real=False)
     for r in styles.measure(noise).values():
         assert r["recall"]["value"] == 0 < 0.2 < r["floor_recall"]["value"]
