@@ -115,7 +115,8 @@ def main(words: Sequence[str] | None = None) -> None:
         if args.count < LEAST:
             raise KakusanError(f"--count {args.count}: a distance needs at least {LEAST} samples")
         found = runs(args)
-        rows, ae = measured(found, args), read_info(found["autoencoder"] / "model.safetensors")["training"]
+        rows = measured(found, args)
+        ae = read_info(found["autoencoder"] / "model.safetensors")["info"]["training"]
         print(table(rows))
         print(
             f"Autoencoder: {ae['psnr']:.1f} dB on pictures kept aside, {ae['psnr_trained']:.1f} dB on those trained on."
