@@ -1,0 +1,114 @@
+"""Glossary: words of other languages, and what a model's own vocabulary says for them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from kakusan.conditions.words import normalise, sort_of
+from kakusan.part import KakusanError
+
+__all__ = ["MOST", "Glossary", "given"]
+
+MOST = 300_000  # bytes of a glossary as a model's file spells it (six for a character outside ASCII)
+_HIRAGANA = {c: c - 0x60 for c in (*range(0x30A1, 0x30F7), 0x30FD, 0x30FE)}  # of katakana
+
+
+class Glossary:
+    """Words to put in the place of others, a line each: ``りんご, 林檎 = apple``; nothing after ``=``: left out.
+
+    Texts and entries are spelled alike first (``normalise``, katakana as hiragana: リンゴ is found too). From the left,
+    the longest entry that fits is taken; in scripts with spaces it fits whole words only. A word that is left out
+    (particles: の, い) stays where it touches characters of which no entry knows: it may be part of their word.
+    """
+
+    def __init__(self, text: str) -> None:
+        size = len(json.dumps(text)) - 2
+        if size > MOST:
+            raise KakusanError(f"glossary of {size:,} bytes: at most {MOST:,} go into a model; leave entries out")
+        self._entries: dict[str, str] = {}
+        for line in filter(str.strip, text.splitlines()):
+            words, equals, meaning = line.partition("=")
+            keys = [_folded(normalise(word)) for word in re.split("[,、，]", words)]
+            if not equals or not all(any(sort_of(c) != "gap" for c in key) for key in keys):
+                raise KakusanError(f"glossary: the line {line.strip()[:60]!r} is not like 'りんご, 林檎 = apple'")
+            for key in keys:
+                if self._entries.setdefault(key, meaning.strip()) != meaning.strip():
+                    raise KakusanError(
+                        f"glossary: {key!r} is {self._entries[key]!r} and {meaning.strip()!r}; give it one meaning"
+                    )
+        self._longest: dict[str, int] = {}  # by first character
+        for key in self._entries:
+            self._longest[key[0]] = max(len(key), self._longest.get(key[0], 0))
+
+    def __len__(self) -> int:
+        """How many entries there are."""
+        return len(self._entries)
+
+    def translated(self, text: str) -> str:
+        """The text with its entries replaced, blanks around; a text that has none comes back as it is."""
+        plain = normalise(text)
+        parts = self._parts(plain, _folded(plain))
+        if all(meaning is None for _, meaning in parts):
+            return text
+        said = ""
+        for i, (part, meaning) in enumerate(parts):
+            if meaning is None or (not meaning and _touches(parts, i)):
+                said += part
+            else:
+                said += f" {meaning} "
+        return said
+
+    def _parts(self, plain: str, folded: str) -> list[tuple[str, str | None]]:
+        """A text in stretches: of an entry, with its meaning; of what has none, with None."""
+        parts: list[tuple[str, str | None]] = []
+        at = begun = 0
+        while at < len(plain):
+            end = self._end(folded, at)
+            if not end:
+                at += 1
+                continue
+            if begun < at:
+                parts.append((plain[begun:at], None))
+            parts.append((plain[at:end], self._entries[folded[at:end]]))
+            at = begun = end
+        return [*parts, (plain[begun:], None)] if begun < at else parts
+
+    def _end(self, folded: str, at: int) -> int:
+        """Where the longest entry ends that begins here; 0 if none does."""
+        if _inside(folded, at):
+            return 0
+        longest = self._longest.get(folded[at], 0)
+        ends = range(min(len(folded), at + longest), at, -1)
+        return next((end for end in ends if folded[at:end] in self._entries and not _inside(folded, end)), 0)
+
+
+def given(value: str) -> str:
+    """A glossary's text as it is, or that of the file which is named in its place; lines of a file that begin with #
+    are left out."""
+    if "=" in value or not value:
+        return value
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise KakusanError(f"glossary={value}: no such file; it has lines like 'りんご, 林檎 = apple'")
+    lines = path.read_text("utf-8").splitlines()
+    return "\n".join(line for line in lines if line.strip() and not line.startswith("#"))
+
+
+def _folded(text: str) -> str:
+    """Katakana as hiragana, character by character."""
+    return text.translate(_HIRAGANA)
+
+
+def _inside(text: str, at: int) -> bool:
+    """Whether a place is inside a word of a script with spaces."""
+    return 0 < at < len(text) and sort_of(text[at - 1]) == sort_of(text[at]) == "word"
+
+
+def _touches(parts: list[tuple[str, str | None]], i: int) -> bool:
+    """Whether a stretch stands beside characters without spaces that no entry knows."""
+    before, after = parts[max(0, i - 1)], parts[min(i + 1, len(parts) - 1)]
+    return (before[1] is None and sort_of(before[0][-1]) == "spaceless") or (
+        after[1] is None and sort_of(after[0][0]) == "spaceless"
+    )
