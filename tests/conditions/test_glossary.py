@@ -28,8 +28,9 @@ LINES = """りんご, 林檎 = apple
 Tシャツ = t-shirt
 pomme de terre = potato
 ほうき星 = shooting star
-の, い, と, は ="""
-WORDS = "_ _a _red _apple _girl _woman _child _t _shirt _potato _shooting _star _on _chat a b c"
+カブ = turnip
+の, い, と, は, が ="""
+WORDS = "_ _a _red _apple _girl _woman _child _t _shirt _potato _shooting _star _turnip _on _chat a b c"
 ENGLISH = ["a (red:1.5) apple", "RED  apple, on a star!", "a cat – qwzx", "pommel de terre", "", "née a♥b 3", "a1"]
 
 
@@ -63,6 +64,9 @@ def learnt(glossary: str) -> Text:
         ("ホウキ星", "shooting star"),
         ("赤 い", "red"),
         ("の", ""),
+        ("スカブ, カブス カブ", "スカブ, カブス turnip"),
+        ("かぶと赤いカブ", "turnip red turnip"),
+        ("赤い子がかぶったかぶ", "red child かぶった turnip"),
     ],
 )
 def test_the_longest_entries_from_the_left_are_replaced(text, said):

@@ -19,8 +19,9 @@ class Glossary:
     """Words to put in the place of others, a line each: ``りんご, 林檎 = apple``; nothing after ``=``: left out.
 
     Texts and entries are spelled alike first (``normalise``, katakana as hiragana: リンゴ is found too). From the left,
-    the longest entry that fits is taken; in scripts with spaces it fits whole words only. A word that is left out
-    (particles: の, い) stays where it touches characters of which no entry knows: it may be part of their word.
+    the longest entry that fits is taken; in scripts with spaces it fits whole words only. What may be part of a word
+    that no entry knows stays: what is left out (particles: の, い) where it touches unknown characters, two kana where
+    unknown kana follow (かぶった is no かぶ), katakana beside unknown katakana (スカート is no カート).
     """
 
     def __init__(self, text: str) -> None:
@@ -54,7 +55,7 @@ class Glossary:
             return text
         said = ""
         for i, (part, meaning) in enumerate(parts):
-            if meaning is None or (not meaning and _touches(parts, i)):
+            if meaning is None or _runs_on(parts, i):
                 said += part
             else:
                 said += f" {meaning} "
@@ -106,9 +107,20 @@ def _inside(text: str, at: int) -> bool:
     return 0 < at < len(text) and sort_of(text[at - 1]) == sort_of(text[at]) == "word"
 
 
-def _touches(parts: list[tuple[str, str | None]], i: int) -> bool:
-    """Whether a stretch stands beside characters without spaces that no entry knows."""
-    before, after = parts[max(0, i - 1)], parts[min(i + 1, len(parts) - 1)]
-    return (before[1] is None and sort_of(before[0][-1]) == "spaceless") or (
-        after[1] is None and sort_of(after[0][0]) == "spaceless"
-    )
+def _runs_on(parts: list[tuple[str, str | None]], i: int) -> bool:
+    """Whether a stretch may be part of a word that no entry knows."""
+    part, meaning = parts[i]
+    before = parts[i - 1][0][-1] if i and parts[i - 1][1] is None else " "
+    after = parts[i + 1][0][0] if i + 1 < len(parts) and parts[i + 1][1] is None else " "
+    if not meaning:
+        return "spaceless" in (sort_of(before), sort_of(after))
+    foreign = all(map(_katakana, before + part[0])) or all(map(_katakana, part[-1] + after))
+    return foreign or (len(part) <= 2 and all(map(_kana, part + after)))
+
+
+def _kana(c: str) -> bool:
+    return "\u3041" <= c <= "\u30ff"
+
+
+def _katakana(c: str) -> bool:
+    return "\u30a1" <= c <= "\u30ff"
