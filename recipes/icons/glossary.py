@@ -22,6 +22,7 @@ from pathlib import Path
 
 from iconset.captions import named, named_ja
 from iconset.material import Concept, concepts
+from iconset.sounds import alike
 
 from kakusan.conditions.glossary import Glossary, given
 from kakusan.conditions.words import normalise, split
@@ -104,10 +105,8 @@ class Table:
 
     def _loan(self, word: str, codes: set[str]) -> str | None:
         """The English word of these concepts that katakana spell."""
-        sound = consonants_ja(self.spelled[word])
-        if len(sound) < 2:
-            return None
-        found = Counter(w for code in codes for w in self.words[code] if sound and consonants(w) == sound)
+        spelled = self.spelled[word]
+        found = Counter(w for code in codes for w in self.words[code] if alike(w, spelled))
         return max(found, key=lambda w: (found[w], w)) if found else None
 
 
@@ -118,39 +117,6 @@ def key(word: str) -> str:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+(?:[-'][a-z0-9]+)*", normalise(text))
-
-
-def consonants(word: str) -> str:
-    """An English word's consonants as Japanese ears have them: "cork" is k, r, k."""
-    for old, new in (
-        ("ch", "t"),
-        ("sh", "s"),
-        ("th", "s"),
-        ("ph", "h"),
-        ("ck", "k"),
-        ("qu", "k"),
-        ("x", "ks"),
-        ("wh", "w"),
-    ):
-        word = word.replace(old, new)
-    word = re.sub(r"c(?=[eiy])", "s", word).translate(str.maketrans("clvfjq", "krbhzk"))
-    word = re.sub(r"(?<=[aeo])r(?![aeiouy])|(?<=r)e$|y|w|h(?=[^aeiou]|$)", "", word)
-    return re.sub(r"(.)\1+", r"\1", re.sub(r"[^a-z]|[aeiou]", "", re.sub(r"[mn](?=[^aeiou]|$)", "n", word)))
-
-
-_ROWS = {  # katakana by consonant
-    "k": "カキクケコ", "g": "ガギグゲゴ", "s": "サシスセソ", "z": "ザジズゼゾヂヅ", "t": "タチツテト", "d": "ダデド",
-    "n": "ナニヌネノン", "h": "ハヒフヘホ", "b": "バビブベボヴ", "p": "パピプペポ", "m": "マミムメモ",
-    "r": "ラリルレロ",
-}  # fmt: skip
-_SOUND = {c: sound for sound, row in _ROWS.items() for c in row}
-
-
-def consonants_ja(word: str) -> str:
-    """The same of katakana; empty for what is written otherwise."""
-    if not re.fullmatch(r"[\u30a1-\u30f6ー]+", word):
-        return ""
-    return re.sub(r"(.)\1+", r"\1", "".join(_SOUND.get(c, "") for c in word))
 
 
 def by_hand(file: Path) -> tuple[dict[str, str], set[str]]:
