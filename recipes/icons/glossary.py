@@ -18,6 +18,7 @@ import sys
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from iconset.captions import named, named_ja
@@ -35,7 +36,6 @@ MANY = 0.4
 LONGEST = 14  # characters of a keyword; longer ones are sentences
 EMPTY = frozenset(["a", "an", "the", "of", "with", "in", "on", "and", "for", "to"])
 JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
-_KANA = re.compile(r"[\u3041-\u30ff]")
 
 ABOUT = """\
 # Japanese words for models of the icons, made by recipes/icons/glossary.py.
@@ -119,32 +119,46 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+(?:[-'][a-z0-9]+)*", normalise(text))
 
 
-def by_hand(file: Path) -> tuple[dict[str, str], set[str]]:
-    """The entries that are written by hand, words to drop among them, and the keys of CLDR to leave out."""
+@dataclass(frozen=True)
+class Hand:
+    """What is written by hand: entries, words to drop among them; keys of CLDR to leave out; keys of colours."""
+
+    entries: dict[str, str]
+    leave: frozenset[str]
+    colours: tuple[str, ...]
+
+
+def by_hand(file: Path) -> Hand:
+    """The words of glossary.toml."""
     tree = tomllib.loads(file.read_text("utf-8"))
     entries = dict.fromkeys(tree["drop"].split(), "")
     for section in (v for v in tree.values() if isinstance(v, dict)):
-        entries |= {word: meaning for meaning, words in section.items() for word in words.split()}
-    return entries, {key(word) for word in tree["leave"].split()}
+        entries |= {word: normalise(meaning) for meaning, words in section.items() for word in words.split()}
+    colours = (key(word) for words in tree["colours"].values() for word in words.split())
+    return Hand(entries, frozenset(map(key, tree["leave"].split())), tuple(colours))
 
 
-def entries(table: Table, hand: Mapping[str, str], leave: set[str]) -> dict[str, str]:
-    """Every key with its meaning, those left out whose parts say the same."""
-    found = {}
-    for word in [*table.names, *table.keywords]:
-        short = len(word) == 1 and _KANA.search(word)
-        fit = JAPANESE.search(word) and not re.search("[,、=]", word)
-        if word in leave or short or not fit or (meaning := table.meaning(word)) is None:
-            continue
-        found[word] = normalise(meaning)
-    found |= {key(word): normalise(meaning) for word, meaning in hand.items()}
+def entries(table: Table, hand: Hand) -> dict[str, str]:
+    """Every key with its meaning; those of CLDR left out whose parts say the same, and keywords that begin with a
+    colour (赤い本, of a closed book) where all of their parts are known."""
+    given = {key(word): meaning for word, meaning in hand.entries.items()}
+    found = {word: m for word in [*table.names, *table.keywords] if _fit(word, hand) and (m := table.meaning(word))}
+    found = {word: normalise(meaning) for word, meaning in found.items()} | given
     kept: dict[str, str] = {}
     for length in sorted({len(word) for word in found}):
         shorter = Glossary(written(kept))
         for word in (w for w in found if len(w) == length):
-            if not found[word] or said(shorter, word) != _bag(found[word]):
+            coloured = word not in table.names and word.startswith(hand.colours)
+            parts = shorter.translated(word)
+            if word in given or not (_bag(parts) == _bag(found[word]) or (coloured and not JAPANESE.search(parts))):
                 kept[word] = found[word]
     return kept
+
+
+def _fit(word: str, hand: Hand) -> bool:
+    """Whether a key of CLDR may be an entry."""
+    kana = len(word) == 1 and "\u3041" <= word <= "\u30ff"
+    return not kana and word not in hand.leave and bool(JAPANESE.search(word)) and not re.search("[,、=]", word)
 
 
 def said(glossary: Glossary, text: str) -> list[str]:
@@ -186,9 +200,9 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         listed = concepts(args.sources)
         table = Table(listed)
-        hand, leave = by_hand(HAND)
-        found = entries(table, hand, leave)
-        spelled = table.spelled | {key(word): normalise(word) for word in hand}
+        hand = by_hand(HAND)
+        found = entries(table, hand)
+        spelled = table.spelled | {key(word): normalise(word) for word in hand.entries}
         with replacing(args.out) as temporary:
             temporary.write_text(ABOUT + written(found, spelled) + "\n", "utf-8")
         text = given(str(args.out))

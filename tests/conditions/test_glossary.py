@@ -29,8 +29,11 @@ Tシャツ = t-shirt
 pomme de terre = potato
 ほうき星 = shooting star
 カブ = turnip
+いか = squid
+おモチ = mochi
+ラーメン = noodles
 の, い, と, は, が ="""
-WORDS = "_ _a _red _apple _girl _woman _child _t _shirt _potato _shooting _star _turnip _on _chat a b c"
+WORDS = "_ _a _red _apple _girl _woman _child _t _shirt _potato _shooting _star _turnip _squid _mochi _noodles _on _chat a b c"
 ENGLISH = ["a (red:1.5) apple", "RED  apple, on a star!", "a cat – qwzx", "pommel de terre", "", "née a♥b 3", "a1"]
 
 
@@ -65,6 +68,9 @@ def learnt(glossary: str) -> Text:
         ("赤 い", "red"),
         ("の", ""),
         ("スカブ, カブス カブ", "スカブ, カブス turnip"),
+        ("赤いカ イカ いか", "red カ squid squid"),  # no entry over a change of kana
+        ("らーめん ラーメン", "noodles noodles"),
+        ("おモチ", "mochi"),  # unless it is spelled so
         ("かぶと赤いカブ", "turnip red turnip"),
         ("赤い子がかぶったかぶ", "red child かぶった turnip"),
     ],

@@ -26,7 +26,7 @@ def made():
     told = [
         ("red apple", ("fruit", "ripe"), "赤いりんご", ("果物", "りんご")),
         ("green apple", ("fruit", "tart"), "青いりんご", ("果物", "りんご")),
-        ("bottle", ("cork", "drink"), "びん", ("コルク", "飲む", "蛾")),
+        ("bottle", ("cork", "drink"), "びん", ("コルク", "飲む", "蛾", "赤いびん", "赤い実")),
         ("flag: Japan", ("flag",), "旗: 日本", ("旗",)),
         ("flag: Peru", ("flag",), "旗: ペルー", ("旗",)),
     ]
@@ -71,10 +71,11 @@ def test_loans_sound_alike(english, japanese):
 
 def test_what_the_parts_say_is_left_out_and_hands_go_first():
     glossary = importlib.import_module("glossary")
-    hand = {"赤い": "red", "果物": "fruit", "の": ""}
-    found = glossary.entries(glossary.Table(made()), hand, {"飲む"})
+    hand = glossary.Hand({"赤い": "red", "果物": "fruit", "の": "", "いか": "squid"}, frozenset({"飲む"}), ("赤い",))
+    found = glossary.entries(glossary.Table(made()), hand)
     assert "赤いりんご" not in found and found["青いりんご"] == "green apple"  # 青い is not known
     assert found["果物"] == "fruit" and "飲む" not in found and found["日本"] == "japan"
+    assert "赤いびん" not in found and found["赤い実"] == "bottle"  # keywords of the bottle: of the one, all is known
     reads = Glossary(glossary.written(found))
     assert reads.translated("赤いリンゴの果物").split() == ["red", "apple", "fruit"]
 

@@ -29,9 +29,12 @@ class Glossary:
         if size > MOST:
             raise KakusanError(f"glossary of {size:,} bytes: at most {MOST:,} go into a model; leave entries out")
         self._entries: dict[str, str] = {}
+        self._mixed: set[str] = set()  # entries spelled in both kana
         for line in filter(str.strip, text.splitlines()):
             words, equals, meaning = line.partition("=")
-            keys = [_folded(normalise(word)) for word in re.split("[,、，]", words)]
+            spelled = [normalise(word) for word in re.split("[,、，]", words)]
+            self._mixed |= {word for word in spelled if _mixed(word)}
+            keys = [_folded(word) for word in spelled]
             if not equals or not all(any(sort_of(c) != "gap" for c in key) for key in keys):
                 raise KakusanError(f"glossary: the line {line.strip()[:60]!r} is not like 'りんご, 林檎 = apple'")
             for key in keys:
@@ -66,7 +69,7 @@ class Glossary:
         parts: list[tuple[str, str | None]] = []
         at = begun = 0
         while at < len(plain):
-            end = self._end(folded, at)
+            end = self._end(plain, folded, at)
             if not end:
                 at += 1
                 continue
@@ -76,13 +79,15 @@ class Glossary:
             at = begun = end
         return [*parts, (plain[begun:], None)] if begun < at else parts
 
-    def _end(self, folded: str, at: int) -> int:
+    def _end(self, plain: str, folded: str, at: int) -> int:
         """Where the longest entry ends that begins here; 0 if none does."""
         if _inside(folded, at):
             return 0
-        longest = self._longest.get(folded[at], 0)
-        ends = range(min(len(folded), at + longest), at, -1)
-        return next((end for end in ends if folded[at:end] in self._entries and not _inside(folded, end)), 0)
+        for end in range(min(len(folded), at + self._longest.get(folded[at], 0)), at, -1):
+            known = folded[at:end] in self._entries and not _inside(folded, end)
+            if known and (plain[at:end] in self._mixed or not _mixed(plain[at:end])):
+                return end
+        return 0
 
 
 def given(value: str) -> str:
@@ -120,6 +125,12 @@ def _runs_on(parts: list[tuple[str, str | None]], i: int) -> bool:
 
 def _kana(c: str) -> bool:
     return "\u3041" <= c <= "\u30ff"
+
+
+def _mixed(word: str) -> bool:
+    """Whether kana change inside a word of kana: 青いカエル has no いか."""
+    letters = word.replace("ー", "")
+    return all(map(_kana, letters)) and len({_katakana(c) for c in letters}) == 2
 
 
 def _katakana(c: str) -> bool:
