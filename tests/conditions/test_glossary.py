@@ -33,7 +33,7 @@ pomme de terre = potato
 おモチ = mochi
 ラーメン = noodles
 の, い, と, は, が ="""
-WORDS = "_ _a _red _apple _girl _woman _child _t _shirt _potato _shooting _star _turnip _squid _mochi _noodles _on _chat a b c"
+WORDS = "_ _a _red _apple _girl _woman _child _t _shirt _potato _shooting _star _turnip _squid _noodles _on _chat a b c"
 ENGLISH = ["a (red:1.5) apple", "RED  apple, on a star!", "a cat – qwzx", "pommel de terre", "", "née a♥b 3", "a1"]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kakusan.catalog import find
 from kakusan.checkpoint import load_model, read_info, save_model
-from kakusan.conditions.glossary import Glossary, given
+from kakusan.conditions.glossary import given, parsed
 from kakusan.conditions.text import Words
 from kakusan.part import KakusanError, Spec
 
@@ -40,7 +40,7 @@ def put_glossary(model: str | Path, glossary: str | Path, out: str | Path | None
     The weak model beside it gets the same one. What the glossary does not name is read as it was, to the bit.
     """
     source, text = Path(model), given(str(glossary))
-    Glossary(text)
+    parsed(text)
     load_model(source)  # whole and undamaged, or nothing is written
     about, weights = read_info(source), safetensors.torch.load_file(source)
     found = list(_readers(about["spec"]))

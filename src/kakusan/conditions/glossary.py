@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from kakusan.conditions.words import normalise, sort_of
 from kakusan.part import KakusanError
 
-__all__ = ["MOST", "Glossary", "given"]
+__all__ = ["MOST", "Glossary", "given", "parsed"]
 
 MOST = 300_000  # bytes of a glossary as a model's file spells it (six for a character outside ASCII)
 _HIRAGANA = {c: c - 0x60 for c in (*range(0x30A1, 0x30F7), 0x30FD, 0x30FE)}  # of katakana
@@ -88,6 +89,12 @@ class Glossary:
             if known and (plain[at:end] in self._mixed or not _mixed(plain[at:end])):
                 return end
         return 0
+
+
+@lru_cache(maxsize=8)
+def parsed(text: str) -> Glossary:
+    """A text's glossary, made once: loading a model builds its encoders several times."""
+    return Glossary(text)
 
 
 def given(value: str) -> str:

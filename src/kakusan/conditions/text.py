@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kakusan.conditions.glossary import Glossary, given
+from kakusan.conditions.glossary import given, parsed
 from kakusan.conditions.prompt import prompt_parts
 from kakusan.conditions.reader import Reader
 from kakusan.conditions.words import PADDING, Pieces, Vocabulary, split
@@ -30,12 +30,12 @@ class Words(Encoder, abc.ABC):
     def __init__(self, vocabulary: Pieces, reader: Reader, glossary: str) -> None:
         super().__init__()
         self.vocabulary, self.length, self.reader = vocabulary, reader.length, reader
-        self.glossary = Glossary(glossary)
+        self.glossary = parsed(glossary)
 
     @classmethod
     def settled(cls, spec: Spec) -> Spec:
         """A spec with its glossary written out, where it names a file."""
-        return spec | {"glossary": given(spec["glossary"])} if "glossary" in spec else spec
+        return spec | {"glossary": given(str(spec["glossary"]))} if "glossary" in spec else spec
 
     @abc.abstractmethod
     def embed(self, pieces: Tensor) -> Tensor:
