@@ -65,7 +65,7 @@ def score(args: argparse.Namespace) -> None:
         some = asked[kind]
         places = ranks(
             judge,
-            drawn(model, some, args.count, args.seed, **settings),
+            drawn(model, some, args.count, args.seed, args.language, **settings),
             [i for _ in range(args.count) for i in range(len(some))],
             some,
         )
@@ -76,7 +76,7 @@ def score(args: argparse.Namespace) -> None:
     print(table(about.get("own", {}), found))
     if args.json:
         result = {"model": model.info_.get("hash"), "judge": about, "seed": args.seed, "count": args.count}
-        write_json(args.json, result | settings | {"kinds": found})
+        write_json(args.json, result | settings | {"language": args.language, "kinds": found})
 
 
 def table(real: dict[str, Any], samples: dict[str, Any]) -> str:
@@ -112,6 +112,9 @@ def main(words: Sequence[str] | None = None) -> None:
     two.add_argument("--steps", type=int, help="default: the model's own")
     two.add_argument("-n", "--count", type=int, default=1, help="samples of each prompt (default: 1)")
     two.add_argument("--kinds", nargs="+", choices=("seen", "held_concepts", "held_styles", "colour"))
+    two.add_argument(
+        "--language", choices=("en", "ja"), default="en", help="to ask in; the captions ranked are English"
+    )
     two.add_argument("--seed", type=int, default=0)
     two.add_argument("--device", default="auto")
     two.add_argument("--json", type=Path, help="a file for the figures")

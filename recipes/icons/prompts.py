@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iconset.captions import phrase
+from iconset.captions import COLOURS_JA, phrase
 from iconset.split import SPLITS
 
 from kakusan.files import replacing
@@ -33,6 +33,14 @@ THINGS = (  # what may be asked for in any colour, by the code of the icon that 
     ("rose", "1f339"), ("tree", "1f333"), ("chair", "1fa91"), ("cup", "1f964"), ("crab", "1f980"), ("dress", "1f457"),
     ("leaf", "1f343"), ("guitar", "1f3b8"), ("elephant", "1f418"),
 )  # fmt: skip
+THINGS_JA = {
+    "heart": "ハート", "apple": "りんご", "car": "車", "book": "本", "balloon": "風船", "t-shirt": "Tシャツ",
+    "fish": "魚", "bird": "鳥", "cat": "猫", "dog": "犬", "house": "家", "star": "星", "umbrella": "傘",
+    "mushroom": "きのこ", "butterfly": "ちょうちょ", "rocket": "ロケット", "banana": "バナナ", "strawberry": "いちご",
+    "hat": "帽子", "key": "鍵", "bell": "ベル", "bus": "バス", "frog": "カエル", "rose": "バラ", "tree": "木",
+    "chair": "椅子", "cup": "カップ", "crab": "カニ", "dress": "ドレス", "leaf": "葉", "guitar": "ギター",
+    "elephant": "ゾウ",
+}  # fmt: skip
 
 ABOUT = """\
 # Prompts that a model of the icons is judged by; made by prompts.py from the prepared set, so edit that, not this.
@@ -42,6 +50,8 @@ ABOUT = """\
 # held_styles   concepts seen in other styles, asked for in the one that was held out
 # colour        things seen in training, asked for in a colour; "exists" says whether the training part has a caption
 #               that puts the two together ("a green heart" has, "a blue apple" has not)
+#
+# "ja" asks for the same in Japanese: a concept by CLDR's name, a thing by the words in prompts.py and captions.py.
 #
 # seen, held_concepts, held_styles: 100 each, no country flags, one of each group of variants, in the order of
 # SHA-256 of "prompt KIND CODE"; the style of a seen concept is the first by the hash of "style CODE STYLE".
@@ -76,7 +86,8 @@ def concepts(kind: str, some: list[dict[str, Any]], style_of: bool) -> list[dict
         chosen.setdefault(line["group"], line)
     wanted = list(chosen.values())[:COUNT]
     return [
-        {"prompt": phrase(x["concept"]), "code": x["code"]} | ({"style": x["style"]} if style_of else {})
+        {"prompt": phrase(x["concept"]), "ja": x["text_ja"][0], "code": x["code"]}
+        | ({"style": x["style"]} if style_of else {})
         for x in wanted
     ]
 
@@ -92,6 +103,7 @@ def colours(train: list[dict[str, Any]]) -> list[dict[str, Any]]:
             prompt = phrase(f"{colour} {noun}")
             found.append({
                 "prompt": prompt,
+                "ja": COLOURS_JA[colour] + THINGS_JA[noun],
                 "thing": noun,
                 "code": code,
                 "colour": colour,

@@ -193,7 +193,9 @@ def test_training_lists_the_words_fills_the_table_and_draws_without_the_encoder(
         "encoders.prompt.kind=condition/text-table", "encoders.prompt.width=8", "encoders.prompt.own=unknown",
         "encoders.prompt.depth=1", "denoiser.net.width=8", "denoiser.net.blocks=1", "training.batch=4",
         "training.previews=1", "training.precision=fp32", "data.augment=false",
+        f"encoders.prompt.glossary={tmp_path / 'words.txt'}",
     ]  # fmt: skip
+    (tmp_path / "words.txt").write_text("シマウマ = zebra\n", "utf-8")
     done = facade.train(
         tmp_path / "data", steps=2, out=tmp_path / "run", overrides=words, progress=Progress(quiet=True), device="cpu"
     )
@@ -204,5 +206,6 @@ def test_training_lists_the_words_fills_the_table_and_draws_without_the_encoder(
     encoder = model.model.encoder("prompt")
     assert isinstance(encoder, TextTable) and encoder.filled
     assert model.remarks(model.request(1, "a zebra", None, 0, None)) == []
+    assert torch.equal(encoder.prepare(["しまうま"])["pieces"], encoder.prepare(["zebra"])["pieces"])
     one, other = (model.sample(1, prompt=p, steps=2, guidance=3)[0].raw for p in ("a zebra", "a fish"))
     assert not torch.equal(one, other)

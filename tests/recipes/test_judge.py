@@ -175,5 +175,8 @@ def test_a_model_is_drawn_in_the_styles_asked_for_and_scored(tmp_path, monkeypat
     assert told["kinds"]["colour"]["n"] == 200 and told["guidance"] == 3 and told["model"] == "f" * 64
     assert sum(told["kinds"][k]["n"] for k in ("colour, in training", "colour, new")) == 200
     assert "real icons" in capsys.readouterr().out
+    judge.main(["score", "run", str(tmp_path / "j"), "--kinds", "colour", "--language", "ja"])
+    prompts = asked[-1][1]["prompt"]
+    assert prompts[0] == "赤いハート" and not any(p.isascii() for p in prompts) and len(prompts) == 100
     with pytest.raises(SystemExit, match="no such file"):
         judge.main(["score", "run", str(tmp_path / "none")])

@@ -12,7 +12,7 @@ import numpy as np
 from iconset.colours import COLOURS, mentioned, shares, shown
 from iconset.material import Concept
 
-__all__ = ["english", "japanese", "named", "phrase"]
+__all__ = ["COLOURS_JA", "english", "japanese", "named", "named_ja", "phrase"]
 
 TEMPLATES = (
     "an icon of {a}",
@@ -87,9 +87,9 @@ def english(concept: Concept, style: str, picture: np.ndarray, style_words: bool
 
 def japanese(concept: Concept, style: str, picture: np.ndarray) -> list[str]:
     """The same in Japanese: name, templates, keywords, one colour."""
-    draw, name = _Draw(f"{concept.code} {style} ja"), _named_ja(concept.japanese.name)
+    draw, name = _Draw(f"{concept.code} {style} ja"), named_ja(concept.japanese.name)
     words = [k for k in concept.japanese.curated if k != name and re.search(r"[\u3040-\u30ff\u4e00-\u9fff]", k)]
-    words = [k for k in map(_named_ja, words) if "肌" not in k]
+    words = [k for k in map(named_ja, words) if "肌" not in k]
     captions = [name, *(t.format(n=name) for t in draw.some(TEMPLATES_JA, 2)), *draw.some(words, 3)]
     colour = _one_colour(concept, shares(picture))
     captions += [COLOURS_JA[colour] + name] if colour else []
@@ -141,7 +141,7 @@ def _listed(text: str) -> str:
     return f"{head} and {tail}" if comma else text
 
 
-def _named_ja(name: str) -> str:
+def named_ja(name: str) -> str:
     """ "旗: 日本" -> 「日本の旗」"""
     name = unicodedata.normalize("NFKC", name)
     head, colon, tail = name.partition(": ")

@@ -26,13 +26,21 @@ KINDS = ("seen", "held_concepts", "held_styles", "colour")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question: a caption, the concept that it names, the style it is asked in ("" = none) and the colour."""
+    """One question: a caption, the concept that it names, the style it is asked in ("" = none) and the colour; ``ja``:
+    the caption in Japanese."""
 
     text: str
     code: str
     style: str = ""
     colour: str = ""
     exists: bool = False
+    ja: str = ""
+
+    def asked(self, language: str) -> str:
+        """What a model is asked in a language, "en" or "ja"."""
+        if language == "ja" and not self.ja:
+            raise KakusanError(f"{self.text!r} has no 'ja' among the prompts; make them again by prompts.py")
+        return self.ja if language == "ja" else self.text
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,9 @@ def prompts(file: Path) -> dict[str, list[Prompt]]:
     found = tomllib.loads(file.read_text("utf-8"))
     return {
         kind: [
-            Prompt(x["prompt"], x["code"], x.get("style", ""), x.get("colour", ""), x.get("exists", False))
+            Prompt(
+                x["prompt"], x["code"], x.get("style", ""), x.get("colour", ""), x.get("exists", False), x.get("ja", "")
+            )
             for x in found[kind]
         ]
         for kind in KINDS

@@ -51,13 +51,15 @@ def own(judge: Judge, icons: Icons, asked: dict[str, list[Prompt]]) -> dict[str,
     return found
 
 
-def drawn(model: Loaded, asked: Sequence[Prompt], count: int, seed: int, **settings: Any) -> np.ndarray:
-    """``count`` samples of each prompt in turn, (count * n, 64, 64, 4) uint8, in the style asked for (where none is, in
-    each of the model's styles in turn)."""
+def drawn(
+    model: Loaded, asked: Sequence[Prompt], count: int, seed: int, language: str = "en", **settings: Any
+) -> np.ndarray:
+    """``count`` samples of each prompt in turn, (count * n, 64, 64, 4) uint8, asked for in a language and in the
+    prompt's style (where it has none, in each of the model's styles in turn)."""
     name = next((n for n in STYLES if n in model.model.encoders), None)
     styles = list(getattr(model.model.encoder(name), "names", [])) if name else []
     repeated = [p for _ in range(count) for p in asked]
-    cond: dict[str, Any] = {"prompt": [escape(p.text) for p in repeated]}
+    cond: dict[str, Any] = {"prompt": [escape(p.asked(language)) for p in repeated]}
     if name and styles:
         cond[name] = [p.style if p.style in styles else styles[i % len(styles)] for i, p in enumerate(repeated)]
     samples = model.sample(len(repeated), cond=cond, seed=seed, **settings)

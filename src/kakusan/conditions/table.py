@@ -30,7 +30,8 @@ class TextTable(Words):
     the left. The first ``trained`` of them have an o: those of the training captions. A word that no caption had has
     its f, which lies near those of words of like meaning; a piece that the sentence encoder does not know (Japanese)
     has f = 0, and all it means is learnt. ``fill`` makes the vectors f (``minilm.vectors``), once, before training;
-    they are kept as bytes, ``f = scale * frozen``, in the model's file. Prompt weights: see ``Reader``.
+    they are kept as bytes, ``f = scale * frozen``, in the model's file. Prompt weights: see ``Reader``; words of other
+    languages: ``Glossary``.
     """
 
     kind = "condition/text-table"
@@ -45,8 +46,9 @@ class TextTable(Words):
         depth: int = 2,
         heads: int = 4,
         dim: int = 64,
+        glossary: str = "",
     ) -> None:
-        super().__init__(Lexicon(vocabulary), Reader(tokens, depth, heads, length, dim))
+        super().__init__(Lexicon(vocabulary), Reader(tokens, depth, heads, length, dim), glossary)
         count = len(self.vocabulary) - FIRST
         if not WIDTHS[0] <= width <= WIDTHS[1]:
             raise KakusanError(f"width={width}: a frozen vector has {WIDTHS[0]} to {WIDTHS[1]} numbers")

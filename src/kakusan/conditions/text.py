@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kakusan.conditions.glossary import given, parsed
 from kakusan.conditions.prompt import prompt_parts
 from kakusan.conditions.reader import Reader
 from kakusan.conditions.words import PADDING, Pieces, Vocabulary, split
 from kakusan.core.batch import Cond
 from kakusan.core.model import Encoder
-from kakusan.part import KakusanError
+from kakusan.part import KakusanError, Spec
 
 __all__ = ["Text", "Words"]
 
@@ -24,11 +25,17 @@ NUMBERS = torch.int16  # of pieces: what captions are kept in
 
 class Words(Encoder, abc.ABC):
     """Pieces of words, embedded in whatever way, read by a ``Reader``, to ``Cond``: tokens (B, 1 + L, tokens) with
-    their mask, and a vector (B, dim)."""
+    their mask, and a vector (B, dim). A ``glossary`` says words of other languages in those of the vocabulary."""
 
-    def __init__(self, vocabulary: Pieces, reader: Reader) -> None:
+    def __init__(self, vocabulary: Pieces, reader: Reader, glossary: str) -> None:
         super().__init__()
         self.vocabulary, self.length, self.reader = vocabulary, reader.length, reader
+        self.glossary = parsed(glossary)
+
+    @classmethod
+    def settled(cls, spec: Spec) -> Spec:
+        """A spec with its glossary written out, where it names a file."""
+        return spec | {"glossary": given(str(spec["glossary"]))} if "glossary" in spec else spec
 
     @abc.abstractmethod
     def embed(self, pieces: Tensor) -> Tensor:
@@ -80,7 +87,8 @@ class Words(Encoder, abc.ABC):
 
     def unknown(self, prompt: Any) -> list[str]:
         """The words of a prompt that the vocabulary does not know."""
-        return list(dict.fromkeys(w for words, _ in prompt_parts(prompt) for w in self.vocabulary.unknown(words)))
+        said = [self.glossary.translated(words) for words, _ in prompt_parts(prompt)]
+        return list(dict.fromkeys(word for words in said for word in self.vocabulary.unknown(words)))
 
     def remarks(self, value: Any) -> list[str]:
         """What is worth saying about a prompt: that it is empty, which of its words are unknown."""
@@ -91,7 +99,7 @@ class Words(Encoder, abc.ABC):
         return [f"{', '.join(unknown)} {verb} unknown to this model's vocabulary"] if unknown else []
 
     def _numbers(self, text: str) -> list[int]:
-        return [number for word in split(text) for number in self.vocabulary.numbers(word)]
+        return [number for word in split(self.glossary.translated(text)) for number in self.vocabulary.numbers(word)]
 
     def same(self, inputs: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
         """Texts of the same pieces."""
@@ -112,15 +120,22 @@ class Text(Words):
 
     Each of up to ``length`` pieces of ``vocabulary`` (as ``words.learn`` gives it) has an embedding of width
     ``tokens``; ``depth`` transformer blocks of ``heads`` heads read them (``Reader``, which also says what prompt
-    weights do). ``dim`` = 0 leaves the vector out.
+    weights do). ``dim`` = 0 leaves the vector out. ``glossary``: see ``Glossary``.
     """
 
     kind = "condition/text"
 
     def __init__(
-        self, vocabulary: str, length: int = 64, tokens: int = 128, depth: int = 2, heads: int = 4, dim: int = 64
+        self,
+        vocabulary: str,
+        length: int = 64,
+        tokens: int = 128,
+        depth: int = 2,
+        heads: int = 4,
+        dim: int = 64,
+        glossary: str = "",
     ) -> None:
-        super().__init__(Vocabulary(vocabulary), Reader(tokens, depth, heads, length, dim))
+        super().__init__(Vocabulary(vocabulary), Reader(tokens, depth, heads, length, dim), glossary)
         self.table = nn.Embedding(len(self.vocabulary), tokens)
 
     def embed(self, pieces: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ __all__ = [
     "counted",
     "learn",
     "normalise",
+    "sort_of",
     "split",
 ]
 
@@ -62,7 +63,7 @@ def _without_accents(text: str) -> str:
 
 
 @cache
-def _sort(c: str) -> str:
+def sort_of(c: str) -> str:
     """What a character is: of a "word", of a script without "spaces", a "sign" that stands alone, or a "gap"."""
     name = unicodedata.name(c, "")
     category = unicodedata.category(c)
@@ -80,7 +81,7 @@ def split(text: str) -> list[str]:
     words: list[str] = []
     before = "gap"
     for c in normalise(text):
-        sort = _sort(c)
+        sort = sort_of(c)
         if sort != "gap":
             if sort != before or sort == "sign" or len(words[-1]) >= LONGEST:
                 words.append(START if sort == "word" else "")
@@ -152,7 +153,7 @@ def _joined(words: Counter[str], alphabet: set[str], room: int, least: int) -> l
 def _may(pair: tuple[str, str], alphabet: set[str]) -> bool:
     """Whether a pair may become a piece: short enough for its script, of known characters."""
     piece = pair[0] + pair[1]
-    spaced = piece[0] == START or _sort(piece[0]) == "word" or all("ァ" <= c <= "ヿ" for c in piece)
+    spaced = piece[0] == START or sort_of(piece[0]) == "word" or all("ァ" <= c <= "ヿ" for c in piece)
     return len(piece) <= (PIECE if spaced else JOINED) and all(p in alphabet or len(p) > 1 for p in pair)
 
 
