@@ -49,6 +49,7 @@ EXAMPLES = {
     "condition/low-resolution": {"channels": 3, "factor": 2, "dim": 8},
     "condition/mask": {"channels": 3},
     "condition/map": {"mode": "RGB"},
+    "condition/source": {"channels": 3},
     "domain/image": {"size": [8, 8], "mode": "L"},
 }
 EXAMPLES["denoiser"] = {

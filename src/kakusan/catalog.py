@@ -92,6 +92,7 @@ CATALOG: dict[str, str] = {
     "condition/low-resolution": "kakusan.conditions.spatial:LowResolution",
     "condition/mask": "kakusan.conditions.spatial:Mask",
     "condition/map": "kakusan.conditions.spatial:Map",
+    "condition/source": "kakusan.conditions.spatial:Source",
     "domain/image": "kakusan.domains.image:Image",
     "domain/latent": "kakusan.domains.latent:Latent",
     "augment/affine": "kakusan.domains.augment:Affine",

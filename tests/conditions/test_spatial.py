@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kakusan.conditions.spatial import LowResolution, Map, Mask
+from kakusan.conditions.spatial import LowResolution, Map, Mask, Source
 from kakusan.conditions.strokes import edges, holes
 from kakusan.core.batch import Batch, Cond
 from kakusan.core.denoiser import Denoiser, Net
@@ -151,7 +151,21 @@ def test_a_linear_network_learns_the_exact_posterior_of_a_gaussian():
     assert float((found - exact).square().mean()) < 0.05 * float((unaware - exact).square().mean())
 
 
+def test_a_picture_to_change_is_itself_and_a_channel_of_ones_its_null_a_channel_of_zeros():
+    encoder, x = Source(2), pictures(3, 2)
+    nn.init.constant_(encoder.null_picture, 0.7)
+    field = encoder(encoder.prepare([x[0], None, x[2]]), torch.tensor([True, True, False])).field
+    assert Source.field(encoder.spec()) == 3
+    torch.testing.assert_close(field[0], torch.cat([x[0], torch.ones(1, 16, 16)]))
+    for row in (1, 2):
+        assert torch.equal(field[row, :2], torch.full((2, 16, 16), 0.7)) and not field[row, 2].any()
+
+
 def test_bad_input_is_one_line():
+    with pytest.raises(KakusanError, match="--instruct"):
+        Source(3).prepare(["photo.png"])
+    with pytest.raises(KakusanError, match="picture of 8"):
+        Source(8).prepare([torch.zeros(4, 4, 4)])
     with pytest.raises(KakusanError, match="factor=1"):
         LowResolution(3, 1)
     with pytest.raises(KakusanError, match="multiples of 4"):

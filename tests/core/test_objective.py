@@ -31,6 +31,7 @@ from kakusan.part import KakusanError
 
 LAM = torch.linspace(-5, 5, 41, dtype=torch.float64)
 SNR = torch.exp(2 * LAM)
+BLANK = torch.zeros(1, 1)
 LEVELS = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
 
 
@@ -125,6 +126,8 @@ def test_one_draw_in_a_hundred_is_pure_noise(process):
         lambda: MinSNR(0),
         lambda: EDM(0),
         lambda: Denoising(UniformT(), EDM(), 1.5),
+        lambda: Denoising(UniformT(), EDM(), 0.1, -0.1),
+        lambda: Denoising(UniformT(), EDM(), 0.4, 0.3).keep(Batch(BLANK, inputs={"a": {}, "b": {}}), Rng([0]), 0),
     ],
 )
 def test_bad_arguments_are_refused(make):
@@ -277,3 +280,16 @@ def test_gradients_reach_the_network():
     model = Model(Denoiser(Truth(process, V(), 0.7, 0.5), process, V(), Flat()))
     Denoising(LogNormal(), EDM(0.7)).loss(model, batch_of(512), Rng(list(range(512))), 0).mean().backward()
     assert float(model.denoiser.net.tilt.grad) > 0
+
+
+@pytest.mark.parametrize(("dropout", "together"), [(0.05, 0.05), (0.2, 0.0), (0.0, 0.3), (0.35, 0.3)])
+def test_all_conditions_are_dropped_together_or_one_alone(dropout, together):
+    n = 20_000
+    batch = Batch(torch.zeros(n, 1), inputs={"b": {}, "a": {}})
+    objective = Denoising(LogNormal(), EDM(), dropout, together)
+    kept = objective.keep(batch, Rng(list(range(n))), 3)
+    a, b = ~kept["a"], ~kept["b"]
+    for found, share in ((a & b, together), (a & ~b, dropout), (b & ~a, dropout)):
+        assert float(found.double().mean()) == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / n) + 1e-9)
+    alone = objective.keep(Batch(BLANK, inputs={"a": {}, "b": {}}), Rng([7]), 3)
+    assert bool(alone["a"][0]) != bool(a[7]) and bool(alone["b"][0]) != bool(b[7])

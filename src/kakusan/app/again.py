@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kakusan.app import blending, fill, prompts, restyle, upscale
+from kakusan.app import blending, fill, instruct, prompts, restyle, upscale
 from kakusan.app.editing import Edited, Wanted
 from kakusan.app.loaded import Loaded, load
 from kakusan.domains.canvas import open_canvas
@@ -59,6 +59,8 @@ def _repeated(loaded: Loaded, verb: str, files: dict[str, Path], wanted: Wanted,
         return fill.outpaint(loaded, files["image"], wanted, **options)[0]
     if verb == "edit" and "restore" in options:
         return restyle.restore(loaded, files["image"], options.pop("restore"), wanted, **options)[0]
+    if verb == "edit" and options.pop("instruct", False):
+        return instruct.instruct(loaded, files["image"], wanted, **options)[0]
     if verb == "edit":
         return restyle.edit(loaded, files["image"], wanted, **options)[0]
     if verb == "upscale":

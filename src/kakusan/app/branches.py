@@ -17,6 +17,7 @@ from kakusan.core.guide import (
     Apart,
     Autoguidance,
     Branches,
+    Chain,
     ClassifierFree,
     Denoise,
     Guide,
@@ -79,7 +80,8 @@ def settle(
     model: Model, asked: Tree, defaults: Tree, cond: Iterable[str], negative: Iterable[str], autoguidance: float
 ) -> Tree:
     """The options of guidance, checked: ``guidance`` always, or the model's default; the others where they are used."""
-    own = asked.get("guidance") if isinstance(asked.get("guidance"), Mapping) else {}
+    told = defaults["guidance"] if asked.get("guidance") is None else asked["guidance"]
+    own = told if isinstance(told, Mapping) else {}
     active = [n for n in model.encoders if n in {*cond, *negative} and (n in own or _guided(model, n))]
     weights = _weights(model, asked.get("guidance"), defaults["guidance"], active)
     out: Tree = {"guidance": weights}
@@ -89,6 +91,8 @@ def settle(
         wanted = list(negative) if name == "negative" else asked.get(name)
         if wanted not in (None, []) and not guided:
             raise KakusanError(f"{flag}: steers guidance, and there is none: add --guidance 3")
+    if isinstance(weights, dict) and _leading(model, weights) and asked.get("apg") is not None:
+        raise KakusanError(f"--apg {asked['apg']:g}: does not go with a picture that has a weight of its own")
     for name in negative if isinstance(weights, dict) else ():
         if weights[name] == 1:
             raise KakusanError(f"--negative {name}: steers its guidance, and there is none: add --guidance {name}=3")
@@ -119,7 +123,8 @@ def _weights(model: Model, asked: Any, default: Any, active: list[str]) -> float
     rest = default if isinstance(default, Mapping) else dict.fromkeys(active, default)
     each = {**{n: float(rest.get(n, 1.0)) for n in active}, **dict(asked or {})}
     named = {n: weight_of(f"--guidance {n}", w) for n, w in each.items() if n in active}
-    return next(iter(named.values()), 1.0) if len(named) < 2 else named
+    alone = len(named) < 2 and all(_guided(model, n) for n in named)
+    return next(iter(named.values()), 1.0) if alone else named
 
 
 def _interval(value: Any) -> list[float]:
@@ -188,10 +193,14 @@ def denoiser(
 
 def _places(model: Model, weights: Any, cond: Values, negative: Values) -> list[Values]:
     """The conditions of every branch but the last, which has them all: none, or all but one; what is negative stands in
-    their place."""
+    their place. Where one is leading: none, that one, and so on."""
     kept = {n: v for n, v in cond.items() if not _guided(model, n)}
     if not isinstance(weights, dict):
         return [kept | dict(negative)] if weights != 1 else []
+    if names := _leading(model, weights):
+        always = {n: v for n, v in cond.items() if n not in names}
+        ways = [({n: cond[n] for n in names[:i] if n in cond}, names[i:]) for i in range(len(names))]
+        return [always | before | {n: negative[n] for n in rest if n in negative} for before, rest in ways]
     out: list[Values] = []
     for name, weight in weights.items():
         if weight != 1:
@@ -200,14 +209,26 @@ def _places(model: Model, weights: Any, cond: Values, negative: Values) -> list[
     return out
 
 
+def _leading(model: Model, weights: Mapping[str, float]) -> list[str]:
+    """The conditions with weights in the order of a chain, from the first whose weight is not 1 on, where one of them
+    leads; else none."""
+    names = sorted(weights, key=lambda n: not model.encoder(n).leading)
+    while names and weights[names[0]] == 1:
+        del names[0]
+    return names if any(model.encoder(n).leading for n in weights) else []
+
+
 def _guide(model: Model, settled: Tree, places: int) -> Guide:
     """The guide of ``places`` branches and the full one."""
     weights = settled["guidance"]
+    chained = _leading(model, weights) if isinstance(weights, dict) else []
     each = [w for w in weights.values() if w != 1] if isinstance(weights, dict) else [weights]
     if not places:
         return Plain()
     guide: Guide
-    if settled.get("apg") is not None:
+    if chained:
+        guide = Chain([weights[name] for name in chained])
+    elif settled.get("apg") is not None:
         guide = APG(each, limit=settled["apg"])
     else:
         guide = Apart(each) if isinstance(weights, dict) else ClassifierFree(weights)

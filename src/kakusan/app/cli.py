@@ -82,6 +82,7 @@ def train(
     upscale: Annotated[int | None, Parameter(help="Learn to enlarge pictures so many times: 2, 4 or 8.")] = None,
     masks: Annotated[bool | None, Parameter(show_default=False, help="Also learn to fill holes, for inpaint.")] = None,
     control: Annotated[str | None, Parameter(help="Learn to follow maps: a folder of them by name, or edges.")] = None,
+    pairs: Annotated[str | None, Parameter(help="Learn to follow instructions: a list of pairs in DATA.")] = None,
     json: Json = False,
 ) -> Outcome:
     """Train a model on your pictures, within a time; ends with the path of model.safetensors."""
@@ -99,7 +100,8 @@ def train(
         done = facade.train(
             data, minutes=minutes, steps=steps, out=out, recipe=recipe, overrides=list(overrides), labels=labels,
             captions=captions, fit=fit, flip=flip, size=size, seed=seed, device=device, start=start,
-            autoencoder=autoencoder, latent=latent, upscale=upscale, masks=masks, control=control, progress=progress,
+            autoencoder=autoencoder, latent=latent, upscale=upscale, masks=masks, control=control, pairs=pairs,
+            progress=progress,
         )  # fmt: skip
         return _trained(done, progress)
 

@@ -137,6 +137,10 @@ def edit(
     amount: Annotated[
         float | None, Parameter(help="Of --restore blur in pixels (1.5), noise in grey levels (25).")
     ] = None,
+    instruct: Annotated[str | None, Parameter(help="Change it as told, by a model trained with --pairs.")] = None,
+    image_guidance: Annotated[
+        float | None, Parameter(help="Of --instruct: how near to the picture it stays; --guidance: to the words.")
+    ] = None,
     tile: Tile = False,
     resize: Resize = False,
     count: Count = 1,
@@ -153,7 +157,14 @@ def edit(
     device: Device = "auto",
     json: Json = False,
 ) -> Outcome:
-    """Draw a picture again from itself under noise, or --restore what it has lost. Ends with the picture's path."""
+    """Draw a picture again from itself under noise, --restore what it has lost, or change it as you --instruct. Ends
+    with the picture's path."""
+    if instruct is not None:
+        for flag, value in (("--strength", strength), ("--restore", restore), ("a prompt", prompt)):
+            if value is not None:
+                raise KakusanError(f"--instruct {instruct!r} and {flag} {value}: give one of the two")
+    elif image_guidance is not None:
+        raise KakusanError(f"--image-guidance {image_guidance:g}: goes with --instruct")
     if restore is not None and (strength is not None or resize):
         other = f"--strength {strength:g}" if strength is not None else "--resize"
         raise KakusanError(f"--restore {restore} and {other}: give one of the two")
@@ -164,9 +175,12 @@ def edit(
         told |= {"solver": solver, "autoguidance": autoguidance, "n": count, "seed": seed}
         if restore is not None:
             return loaded.restore(image, restore, amount=amount, tile=tile, **told)
+        if instruct is not None:
+            text = told.pop("prompt")
+            return loaded.instruct(image, text, image_guidance=image_guidance, tile=tile, resize=resize, **told)
         return loaded.edit(image, strength=0.6 if strength is None else strength, tile=tile, resize=resize, **told)
 
-    told = _told(prompt, label, cond, steps, guidance, batch, count)
+    told = _told(prompt if instruct is None else instruct, label, cond, steps, guidance, batch, count)
     return _done(model, device, out, recipe, count, told, work, "drawing")
 
 

@@ -122,6 +122,37 @@ class Editable:
         )
         return restyle.edit(cast("Loaded", self), image, wanted, strength=strength, tile=tile, resize=resize)
 
+    def instruct(
+        self,
+        image: Source,
+        text: str,
+        *,
+        guidance: float | None = None,
+        image_guidance: float | None = None,
+        tile: bool = False,
+        resize: bool = False,
+        n: int = 1,
+        seed: int = 0,
+        label: Any = None,
+        cond: dict[str, Any] | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
+        autoguidance: float | None = None,
+        batch: int | None = None,
+        progress: Report | None = None,
+        stop: Asked | None = None,
+    ) -> list[Edited]:
+        """Change a picture as a text says, by a model trained on ``pairs``. See ``kakusan.app.instruct.instruct``."""
+        from kakusan.app import editing
+        from kakusan.app import instruct as instructing
+
+        wanted = editing.Wanted(
+            n, seed, text, label, cond, steps, solver, guidance, autoguidance, None, batch, progress, stop
+        )
+        return instructing.instruct(
+            cast("Loaded", self), image, wanted, image_guidance=image_guidance, tile=tile, resize=resize
+        )
+
     def restore(
         self,
         image: Source,

@@ -16,7 +16,7 @@ from kakusan.app import branches, sampler, sheet
 from kakusan.app.sampler import Edit, Request
 from kakusan.domains.canvas import Canvas
 from kakusan.domains.image import Image
-from kakusan.domains.latent import seen
+from kakusan.domains.latent import Latent, seen
 from kakusan.part import KakusanError
 
 if TYPE_CHECKING:
@@ -113,7 +113,11 @@ def model_domain(loaded: Loaded) -> Image:
 
 
 def diffused(loaded: Loaded, x: Tensor) -> Tensor:
-    """Pictures (B, C, h, w) as what the model diffuses: themselves, or their latents."""
+    """Pictures (B, C, h, w) as what the model diffuses: themselves, or their latents; those of sides that the
+    autoencoder does not fold are continued by their borders."""
+    if isinstance(loaded.domain, Latent):
+        below, right = (-n % loaded.domain.autoencoder.factor for n in x.shape[2:])
+        x = torch.nn.functional.pad(x, (0, right, 0, below), mode="replicate")
     with torch.no_grad():
         return loaded.domain.encode(x).cpu()
 

@@ -55,6 +55,7 @@ def train(
     upscale: int | None = None,
     masks: bool | None = None,
     control: str | Path | None = None,
+    pairs: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if there are no ``steps`` either).
@@ -64,7 +65,8 @@ def train(
     ``snapshots`` keeps the averaged model of every preview point. ``autoencoder`` trains one of the pictures, and
     ``latent`` (its run or file) a model in its latent, which then carries it. ``upscale`` trains what enlarges pictures
     so many times, in place of what draws them; ``masks`` also teaches to fill holes, ``control`` to follow maps: a
-    folder of them by the pictures' names, or "edges". In each of several processes (torchrun, Ray Train) it does that
+    folder of them by the pictures' names, or "edges". ``pairs``, a list of pairs of pictures, trains what changes
+    pictures as it is told. In each of several processes (torchrun, Ray Train) it does that
     process's part.
     """
     begun = readings()
@@ -76,6 +78,7 @@ def train(
         through = None if latent is None else read_latent(latent, chosen)
         given = {"labels": labels, "captions": captions, "fit": fit, "flip": flip, "size": size, "upscale": upscale}
         given |= {"masks": masks, "control": None if control is None else str(control)}
+        given |= {"pairs": None if pairs is None else str(pairs)}
         said = planned.written(recipe, overrides)
         settings = said.get("data", {}) | {k: v for k, v in given.items() if v is not None} | {"path": str(data)}
         _apart(settings, autoencoder, latent)
@@ -112,7 +115,9 @@ def train(
 
 
 def _apart(settings: Tree, autoencoder: bool, latent: str | Path | None) -> None:
-    """Pictures as conditions and latents do not go together."""
+    """Pictures as conditions and latents do not go together, but for those that instructions change."""
+    if settings.get("pairs") and autoencoder:
+        raise KakusanError(f"--pairs {settings['pairs']} and --autoencoder: first the one, then --pairs with --latent")
     asked = [name for name in ("upscale", "masks", "control") if settings.get(name)]
     if asked and (autoencoder or latent is not None):
         other = "--autoencoder" if autoencoder else f"--latent {latent}"
@@ -198,11 +203,9 @@ def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trai
         number += 1
     out = folder.path.with_name(f"{folder.path.name}-{number}")
     shown.note(f"{folder.path} is finished and stays as it is; {out} goes on from its weights")
-    data = {
-        k: tree["data"].get(k) for k in ("labels", "captions", "fit", "flip", "size", "upscale", "masks", "control")
-    }
-    fields = tree["data"].get("fields")
-    again = [f"data.fields={fields}"] if fields else []
+    names = ("labels", "captions", "fit", "flip", "size", "upscale", "masks", "control", "pairs")
+    data = {k: tree["data"].get(k) for k in names}
+    again = [f"data.{k}={v}" for k in ("fields", "held_out") if (v := tree["data"].get(k)) not in (None, "", [])]
     about = _environment(folder)
     return train(
         tree["data"]["path"], minutes=minutes, out=out, start=folder.path, progress=shown, overrides=again,

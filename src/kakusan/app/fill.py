@@ -170,7 +170,7 @@ def _filled(
     process, route, resample = loaded.model.denoiser.process, options["route"], int(options["resample"])
     if isinstance(loaded.domain, Latent):  # a place of the latent is known where all of its pixels are
         known, factor = diffused(loaded, known[None])[0], loaded.domain.autoencoder.factor
-        unknown = functional.max_pool2d(unknown, factor)
+        unknown = functional.max_pool2d(unknown, factor, ceil_mode=True)
     told, work = request, constrained(process, window(loaded), known, unknown, route, resample)
     if route == "trained":
         given = [Given((known, unknown))] * len(request.seeds)

@@ -51,9 +51,10 @@ class Layout:
         return self.padded(m, 1.0)[0][(..., *self.cut)]
 
     def placed(self, seen: Tensor, x: Tensor) -> Tensor:
-        """The picture as seen (C, work) with x (C, region) in its place, at the picture's own size."""
+        """The picture as seen (C, work) with x (C, region), or more below and to the right, in its place, at the
+        picture's own size."""
         whole = self.padded(seen, 0.0).clone()
-        whole[(..., *self.cut)] = x
+        whole[(..., *self.cut)] = x[:, : self.region[2], : self.region[3]]
         whole = whole[:, : self.work[0], : self.work[1]]
         if self.work == self.size:
             return whole

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kakusan.app import spatial
+from kakusan.app import paired, spatial
 from kakusan.app.show import Progress
 from kakusan.catalog import build, find
 from kakusan.conditions.prompt import escape
@@ -29,8 +29,9 @@ from kakusan.training.data import Batches, Dataset
 from kakusan.training.feed import on_device
 from kakusan.training.latents import Latents
 from kakusan.training.maps import beside
+from kakusan.training.pairs import Pairs
 from kakusan.training.plan import Facts
-from kakusan.training.source import Source, open_source
+from kakusan.training.source import Source
 from kakusan.training.watch import HeldOut
 
 __all__ = ["DATA", "SMALL", "Project", "open_project", "project_of"]
@@ -51,6 +52,7 @@ DATA: dict[str, Any] = {  # the [data] section of a recipe and its defaults
     "upscale": None,
     "masks": False,
     "control": None,
+    "pairs": None,
     "crop": None,
 }
 
@@ -86,7 +88,7 @@ class Project:
             augment=Affine.parameters if self.augment else 0,
             fields={name: column.spec() for name, column in self.train.fields.items()},
             vocabulary=self._vocabulary(),
-            spatial=spatial.specs(self.settings, self.domain, self.train.maps),
+            spatial=spatial.specs(self.settings, self.domain, self.train.maps, self.diffused.blank(1)[0][0]),
             upscale=int(self.settings["upscale"] or 0),
         )
 
@@ -125,14 +127,24 @@ class Project:
             return None
         return Captions(texts.names, model.encoder(PROMPT))
 
+    @property
+    def shown(self) -> Dataset:
+        """The part whose conditions samples are drawn by: what is kept aside, where that has captions."""
+        return self.train if self.held is None or _bare(self.held) else self.held
+
+    def captioned(self, count: int) -> np.ndarray:
+        """``count`` rows of that part that have a caption, spread over it, some twice where they are fewer."""
+        assert self.shown.texts is not None
+        rows = self.shown.texts.captioned()
+        return rows[_spread(len(rows), count)][np.arange(count) % min(len(rows), count)]
+
     def asked(self, count: int) -> dict[str, list[Any]]:
         """Conditions to draw ``count`` samples by: the captions of pictures kept aside (where none are, of those
         trained on) with their labels; without captions the classes in turn."""
-        part = self.train if self.held is None or _bare(self.held) else self.held
+        part = self.shown
         if part.texts is None or _bare(part):
             return {"label": [i % len(part.classes) for i in range(count)]} if part.labels is not None else {}
-        rows = part.texts.captioned()
-        rows = rows[_spread(len(rows), count)][np.arange(count) % min(len(rows), count)]
+        rows = self.captioned(count)
         cond: dict[str, list[Any]] = {PROMPT: [escape(str(part.texts[int(i)])) for i in rows]}
         if part.labels is not None:
             cond["label"] = [int(n) if n >= 0 else None for n in part.labels[rows]]
@@ -233,7 +245,7 @@ def open_project(
     if chosen["captions"] not in ("auto", "none"):
         raise KakusanError(f"--captions {chosen['captions']}: auto (read them where there are any) or none")
     chosen = spatial.settled(chosen)
-    source = open_source(str(chosen["path"]), labels=str(chosen["labels"]), fields=chosen["fields"])
+    source, pairs = paired.opened(chosen)
     if chosen["captions"] == "none":
         source.texts = None
     for note in source.notes:
@@ -254,6 +266,8 @@ def open_project(
         fitted = built
     chosen["crop"] = spatial.crop(chosen, fitted)
     cache = _cached(source, fitted, progress)
+    if pairs is not None:
+        return _of_pairs(pairs, chosen, source, fitted, paired.pinned(cache, pairs), latent, progress)
     data = Dataset.of(source, cache)
     if chosen["control"] not in (None, spatial.EDGES):
         data = replace(data, maps=beside(source, cache, str(chosen["control"]), fitted))
@@ -264,6 +278,19 @@ def open_project(
     if latent is not None:
         latents = Latents(latent, fitted, cache.pixels, bool(chosen["flip"]), keep=augment is None)
     return Project(chosen, source, fitted, cache, train, held, augment, latents)
+
+
+def _of_pairs(
+    pairs: Pairs, chosen: dict[str, Any], source: Source, domain: Image, cache: Cache, latent: Latent | None,
+    progress: Progress,
+) -> Project:  # fmt: skip
+    latents = None if latent is None else Latents(latent, domain, cache.pixels, bool(chosen["flip"]))
+    train, held = paired.parts(pairs, chosen, cache, domain, latents, progress)
+    if held is not None:
+        held = held.subset(_spread(len(held), HELD))
+    else:
+        train, held = _split(train, chosen["held_out"])
+    return Project(chosen, source, domain, cache, train, held, None, latents)
 
 
 def project_of(domain: Domain, settings: dict[str, Any], progress: Progress) -> Project:

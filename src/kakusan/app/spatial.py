@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kakusan.app.given import Given
-from kakusan.conditions.spatial import LowResolution, Map, Mask
+from kakusan.conditions.spatial import LowResolution, Map, Mask, Source
 from kakusan.conditions.strokes import edges
 from kakusan.core.model import Model
 from kakusan.core.rng import Rng
@@ -19,6 +19,7 @@ from kakusan.domains.domain import Record
 from kakusan.domains.image import Image
 from kakusan.part import KakusanError, Spec
 from kakusan.training.maps import MAP, Maps
+from kakusan.training.pairs import SOURCE, Sources
 
 if TYPE_CHECKING:
     from kakusan.app.loaded import Loaded
@@ -41,6 +42,10 @@ Tree = dict[str, Any]
 def settled(chosen: Tree) -> Tree:
     """The [data] section with what a kind of training decides: who enlarges pictures needs no classes and no words."""
     factor = chosen["upscale"]
+    if chosen["pairs"] is not None:
+        return _paired(chosen)
+    if isinstance(chosen["held_out"], str):
+        raise KakusanError(f"data.held_out={chosen['held_out']}: a share of the pictures; a list goes with --pairs")
     if chosen["control"] is not None and (factor is not None or chosen["augment"]):
         other = f"--upscale {factor}" if factor is not None else "data.augment=true"
         raise KakusanError(f"--control {chosen['control']} and {other} do not go together; leave one out")
@@ -56,6 +61,18 @@ def settled(chosen: Tree) -> Tree:
         raise KakusanError(f"--upscale {factor}: choose one of {', '.join(map(str, FACTORS))}")
     augment = False if chosen["augment"] is None else chosen["augment"]
     return chosen | {"labels": "none", "captions": "none", "fields": None, "augment": augment}
+
+
+def _paired(chosen: Tree) -> Tree:
+    """The same where pictures are changed by instructions: their texts are all that goes with them."""
+    said = f"--pairs {chosen['pairs']}"
+    apart = {"upscale": "--upscale", "masks": "--masks", "control": "--control", "fields": "data.fields"}
+    for name, flag in (apart | {"crop": "data.crop", "augment": "data.augment"}).items():
+        if chosen[name]:
+            raise KakusanError(f"{said} and {flag} do not go together; leave one out")
+    if chosen["labels"] not in ("auto", "none") or chosen["captions"] == "none":
+        raise KakusanError(f"{said}: the pairs' texts are all that is read; leave --labels and --captions out")
+    return chosen | {"labels": "none", "augment": False}
 
 
 def size(records: Iterable[Record], chosen: Tree) -> list[int]:
@@ -86,9 +103,11 @@ def crop(chosen: Tree, domain: Image) -> int | None:
     return int(asked)
 
 
-def specs(chosen: Tree, domain: Image, maps: Maps | None) -> dict[str, Spec]:
-    """The encoders of pictures that a training asks for, by name."""
+def specs(chosen: Tree, domain: Image, maps: Maps | Sources | None, channels: int) -> dict[str, Spec]:
+    """The encoders of pictures that a training asks for, by name; ``channels`` are those of what is diffused."""
     out: dict[str, Spec] = {}
+    if chosen["pairs"] is not None:
+        out[SOURCE] = {"kind": Source.kind, "channels": channels}
     if chosen["upscale"]:
         out[LOW] = {
             "kind": LowResolution.kind,
@@ -140,6 +159,9 @@ def drawn_by(model: Model, project: Project, seeds: Sequence[int]) -> dict[str, 
         rows = np.arange(min(len(seeds), len(part)))
         found = edges(project.domain.floats(part.rows(rows))) if part.maps is None else part.maps.inputs(rows)["map"]
         out[MAP] = [Given(found[i % len(found)]) for i in range(len(seeds))]
+    if SOURCE in model.encoders and isinstance(project.shown.maps, Sources):
+        pictures = project.shown.maps.inputs(project.captioned(len(seeds)))["picture"]
+        out[SOURCE] = [Given(picture) for picture in pictures]
     if LOW in model.encoders:
         encoder = model.encoder(LOW)
         assert isinstance(encoder, LowResolution)

@@ -13,7 +13,7 @@ import torch
 
 from kakusan.app import chronicle, doctor, rundir, runpage, sheet
 from kakusan.app.chronicle import Budget, Chronicle
-from kakusan.app.columns import columns
+from kakusan.app.columns import pasted
 from kakusan.app.loaded import Loaded, Sample, load
 from kakusan.app.project import Project
 from kakusan.app.rundir import RunDir
@@ -171,8 +171,7 @@ def _fill(model: Model, shown: Progress) -> None:
 def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:
     """Start from another model's weights: all that fit by name and shape; what is new stays at its beginning."""
     source, _ = load_model(rundir.find_model(start))
-    own, given = model.state_dict(), source.state_dict() | columns(model, source)
-    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    own, fitting = model.state_dict(), pasted(model, source)
     if not fitting:
         raise KakusanError(f"--from {start}: none of its weights fits this network; leave the network to --from")
     model.load_state_dict(fitting, strict=False)
@@ -253,8 +252,8 @@ def _copying(project: Project, samples: Sequence[Sample], stop: Stop) -> Copying
 
     Once asked to stop, against fewer: the result is then of no use.
     """
-    if project.held is None or project.facts.upscale:
-        return None  # what is enlarged is like its picture, as it should be
+    if project.held is None or project.facts.upscale or project.facts.instructed:
+        return None  # what is enlarged or changed is like its picture, as it should be
     raw = torch.stack([s.raw.cpu() for s in samples if s.raw is not None])
     near = min(len(project.train), COMPARED)
     chosen = np.linspace(0, len(project.train) - 1, near).astype(np.int64)

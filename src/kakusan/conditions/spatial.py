@@ -1,4 +1,4 @@
-"""Pictures as conditions: of low resolution, with a hole, or a map; each becomes channels beside x (``Cond.field``)."""
+"""Pictures as conditions: small, with a hole, a map, one to change; each becomes channels beside x (``Cond.field``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kakusan.core.model import Encoder
 from kakusan.core.rng import Rng
 from kakusan.part import KakusanError, Spec
 
-__all__ = ["MODES", "LowResolution", "Map", "Mask"]
+__all__ = ["MODES", "LowResolution", "Map", "Mask", "Source"]
 
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 MOST = 256  # channels of a picture
@@ -138,8 +138,8 @@ class Mask(Encoder):
 
 
 class Map(Encoder):
-    """A picture that says where what is: edges, depth, segments, or the picture that an instruction changes; channels
-    beside x, and one that says that there is one. ``mode`` is "L", "RGB" or "RGBA". With ``edges`` training finds the
+    """A picture that says where what is: edges, depth, segments; channels beside x, and one that says that there is
+    one. ``mode`` is "L", "RGB" or "RGBA". With ``edges`` training finds the
     edges of the pictures themselves: -1 is none, 1 as sharp as black on white.
     """
 
@@ -172,12 +172,53 @@ class Map(Encoder):
 
     def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
         """``Cond(field=(B, C + 1, H, W))``."""
-        kept, pictures = (keep & inputs["given"])[:, None, None, None], inputs["map"]
-        null = self.null_picture[:, None, None].expand(len(keep), -1, 1, 1)
-        if not pictures.shape[-1]:
-            return Cond(field=torch.cat([null, torch.zeros_like(null[:, :1])], 1))
-        shown = torch.where(kept, pictures, null)
-        return Cond(field=torch.cat([shown, kept.to(shown).expand_as(shown[:, :1])], 1))
+        return _shown(inputs["map"], keep & inputs["given"], self.null_picture)
+
+
+class Source(Encoder):
+    """The picture that an instruction changes, as the model diffuses pictures (in its latent, where it has one), and
+    one channel that says that there is one (Brooks et al. 2023, arXiv 2211.09800, section 3.2).
+
+    Guidance goes from nothing by this picture to the instruction (``guide/chain``): it is ``leading``.
+    """
+
+    kind = "condition/source"
+    guided, leading = False, True
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        _counted("channels", channels)
+        self.channels = channels
+        self.null_picture = nn.Parameter(torch.zeros(channels))
+
+    @staticmethod
+    def field(spec: Spec) -> int:
+        """How many channels of the field are this condition's."""
+        return int(spec["channels"]) + 1
+
+    def prepare(self, values: list[Any]) -> dict[str, Tensor]:
+        """A picture (C, H, W) a sample, or None, to ``picture`` (B, C, H, W) and ``given`` (B,) bool."""
+        for v in values:
+            if v is not None and not isinstance(v, Tensor):
+                raise KakusanError(
+                    f"condition {str(v)[:40]!r}: this one is a picture, which is given by: "
+                    'kakusan edit MODEL IMAGE --instruct "make it 3d"'
+                )
+        picture, given = _stacked(values, self.channels, "the picture to change")
+        return {"picture": picture, "given": given}
+
+    def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
+        """``Cond(field=(B, C + 1, H, W))``."""
+        return _shown(inputs["picture"], keep & inputs["given"], self.null_picture)
+
+
+def _shown(pictures: Tensor, kept: Tensor, null: Tensor) -> Cond:
+    """Pictures (B, C, H, W) where ``kept`` (B,), else their null (C,), and a channel that says which it is."""
+    here, absent = kept[:, None, None, None], null[:, None, None].expand(len(kept), -1, 1, 1)
+    if not pictures.shape[-1]:
+        return Cond(field=torch.cat([absent, torch.zeros_like(absent[:, :1])], 1))
+    shown = torch.where(here, pictures, absent)
+    return Cond(field=torch.cat([shown, here.to(shown).expand_as(shown[:, :1])], 1))
 
 
 def _counted(name: str, value: int) -> None:

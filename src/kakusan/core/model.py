@@ -25,6 +25,7 @@ class Encoder(Part, nn.Module, abc.ABC):
     droppable = True  # whether training replaces it by its null at times; False where null means something of its own
     drawn = False  # whether training makes it of the pictures themselves (``draw``): batches bring nothing of it
     guided = True  # whether one weight for all conditions is its weight too; else it is in all branches, or has its own
+    leading = False  # whether guidance goes by it first, from nothing, and from it to the others (``guide/chain``)
     needed = False  # whether there is nothing to sample without it
 
     @abc.abstractmethod

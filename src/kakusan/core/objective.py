@@ -193,14 +193,18 @@ class Denoising(Objective):
 
     Where the batch brings a reference, x0 in the target is the posterior mean over it at noisy levels (``stable``).
     ``dropout``: how often each condition is replaced by its null, on its own (Ho & Salimans 2022, algorithm 1).
+    ``together``: how often all of them are at once; then a row loses all, one, or none (Brooks et al. 2023, section
+    3.2.1, with both 5%). None: each is lost independently of the others.
     """
 
     kind = "objective/denoising"
 
-    def __init__(self, density: Density, weight: Weight, dropout: float = 0.1) -> None:
-        if not 0 <= dropout <= 1:
-            raise KakusanError(f"dropout={dropout}: need a share between 0 and 1")
+    def __init__(self, density: Density, weight: Weight, dropout: float = 0.1, together: float | None = None) -> None:
+        for name, share in (("dropout", dropout), ("together", together or 0.0)):
+            if not 0 <= share <= 1:
+                raise KakusanError(f"{name}={share}: need a share between 0 and 1")
         self.density, self.weight, self.dropout = density, weight, float(dropout)
+        self.together = None if together is None else float(together)
 
     def places(self, batch: Batch, rng: Rng, step: int) -> Tensor:
         """Where each row's noise level lies among all, u (B,) float64 in [0, 1); with strata, spread evenly over the
@@ -215,7 +219,16 @@ class Denoising(Objective):
 
     def keep(self, batch: Batch, rng: Rng, step: int) -> dict[str, Tensor]:
         """Which rows keep each condition, (B,) bool."""
-        return {name: rng.uniform(f"keep/{name}", step)[:, 0] >= self.dropout for name in batch.inputs}
+        if self.together is None:
+            return {name: rng.uniform(f"keep/{name}", step)[:, 0] >= self.dropout for name in batch.inputs}
+        lost = self.together + self.dropout * len(batch.inputs)
+        if lost > 1:
+            raise KakusanError(
+                f"dropout={self.dropout} of {len(batch.inputs)} conditions and together={self.together} make {lost:g}: "
+                "they are shares of the same rows, 1 at most"
+            )
+        at = (rng.uniform("keep", step)[:, 0] - self.together) / max(self.dropout, 1e-12)
+        return {name: (at >= 0) & (at.floor() != i) for i, name in enumerate(sorted(batch.inputs))}
 
     def terms(
         self, model: Model, batch: Batch, rng: Rng, step: int, teacher: Model | None = None

@@ -20,7 +20,8 @@ from kakusan.training.cache import Cache, hash_of
 from kakusan.training.captions import PROMPT, Captions
 from kakusan.training.fields import Column
 from kakusan.training.latents import Latents
-from kakusan.training.maps import MAP, Maps
+from kakusan.training.maps import Maps
+from kakusan.training.pairs import Pairs, Sources
 from kakusan.training.source import Source, Texts
 
 __all__ = ["Batches", "Dataset"]
@@ -39,7 +40,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     texts: Texts | None = None
     fields: dict[str, Column] = field(default_factory=dict)
-    maps: Maps | None = None
+    maps: Maps | Sources | None = None
 
     @classmethod
     def of(cls, source: Source, cache: Cache) -> Dataset:
@@ -50,6 +51,12 @@ class Dataset:
         texts = source.texts if whole or source.texts is None else source.texts.subset(rows)
         fields = source.fields if whole else {n: column.subset(rows) for n, column in source.fields.items()}
         return cls(cache.pixels, cache.hashes, None, labels, tuple(source.classes), texts, fields)
+
+    @classmethod
+    def of_pairs(cls, pairs: Pairs, cache: Cache, domain: Image, latents: Latents | None) -> Dataset:
+        """A row a pair: its target with the instructions, and the source as an input."""
+        maps = Sources(cache.pixels, pairs.sources, domain, latents)
+        return cls(cache.pixels, cache.hashes, pairs.targets, texts=pairs.texts, maps=maps)
 
     @classmethod
     def arrays(cls, pixels: np.ndarray, labels: np.ndarray | None = None, classes: tuple[str, ...] = ()) -> Dataset:
@@ -265,7 +272,7 @@ class Batches:
         if self.dataset.maps is None:
             return {}
         turned = _turned(self.rng(step)) if self.flip else None
-        return {MAP: self.dataset.maps.inputs(rows, turned)}
+        return {self.dataset.maps.name: self.dataset.maps.inputs(rows, turned)}
 
     def _moved(self, inputs: Inputs) -> Inputs:
         return {n: {k: v.to(self.device, non_blocking=True) for k, v in i.items()} for n, i in inputs.items()}

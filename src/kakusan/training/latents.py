@@ -67,6 +67,12 @@ class Latents:
         mean, logvar = own.chunk(2, 1)
         return self.latent.scaled(drawn(mean, logvar, rng))
 
+    def means(self, at: np.ndarray, turned: Tensor | None = None) -> Tensor:
+        """The mean latents (n, C, h, w) of some pictures on the CPU, of their mirror images where ``turned``."""
+        which = torch.zeros(len(at), dtype=torch.long) if turned is None else turned.long()
+        own = self.rows(at) if self.kept else self._encoded(np.array(self.pixels[at]))
+        return self.latent.scaled(own[torch.arange(len(at)), which].float().chunk(2, 1)[0])
+
     @torch.no_grad()
     def _encoded(self, pixels: np.ndarray) -> Tensor:
         x = self.domain.floats(pixels)

@@ -27,6 +27,7 @@ class Maps:
     pixels: np.ndarray  # (N, H, W, C), memory-mapped
     rows: np.ndarray
     domain: Image
+    name: str = MAP
 
     def subset(self, at: np.ndarray) -> Maps:
         return replace(self, rows=self.rows[at])

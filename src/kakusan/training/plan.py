@@ -21,10 +21,11 @@ from kakusan.core.model import Model
 from kakusan.core.objective import Objective
 from kakusan.core.rng import Rng
 from kakusan.part import Spec
-from kakusan.training import enlarging
+from kakusan.training import enlarging, instructing
 from kakusan.training.captions import PROMPT
 from kakusan.training.machine import autocast, wait
 from kakusan.training.optim import Optim
+from kakusan.training.pairs import SOURCE
 
 __all__ = ["Facts", "Plan", "make", "time_steps"]
 
@@ -62,6 +63,11 @@ class Facts:
         own = sum(int(spec["dim"]) for spec in self.fields.values()) + (TEXT if self.vocabulary else 0)
         own += sum(int(spec.get("dim", 0)) for spec in self.spatial.values())
         return (LABEL if self.classes else 0) + own + (AUGMENT if self.augment else 0)
+
+    @property
+    def instructed(self) -> bool:
+        """Whether the model changes a picture as it is told."""
+        return SOURCE in self.spatial
 
     @property
     def tokens(self) -> int:
@@ -130,6 +136,7 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
         "autoguidance": AUTOGUIDANCE,
         "eta": 0.0,
     }
+    defaults = enlarging.settings(defaults) if facts.upscale else defaults
     return {
         "kind": "model",
         "denoiser": {
@@ -141,7 +148,7 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
         },
         "domain": facts.domain,
         "encoders": encoders,
-        "defaults": enlarging.settings(defaults) if facts.upscale else defaults,
+        "defaults": instructing.settings(defaults) if facts.instructed else defaults,
     }
 
 
@@ -173,7 +180,8 @@ def training_spec(facts: Facts, steps: int | None, minutes: float | None, seed: 
         "minutes": minutes,
         "seed": seed,
     }
-    return enlarging.training(spec) if facts.upscale else spec
+    spec = enlarging.training(spec) if facts.upscale else spec
+    return instructing.training(spec) if facts.instructed else spec
 
 
 def time_steps(

@@ -15,7 +15,7 @@ from kakusan.domains.picture import SUFFIXES
 __all__ = ["Listing", "Names", "Store", "find_hashes", "ignorable", "short_hash"]
 
 _IGNORED = ("__macosx", "thumbs.db", "desktop.ini")
-_SIDE = frozenset({".txt", ".jsonl"})  # files that say something about pictures
+_SIDE = frozenset({".txt", ".jsonl", ".csv"})  # files that say something about pictures
 
 
 class Names:
