@@ -56,7 +56,7 @@ def chosen(model: Model, settings: dict[str, Any]) -> dict[str, Any]:
     guidance = settings["guidance"]
     if isinstance(guidance, dict):
         guidance = {branches.known(model, name): weight for name, weight in guidance.items()}
-    cond = dict.fromkeys(guidance, [None]) if isinstance(guidance, dict) else {}
+    cond = {name: [None] for name in guidance} if isinstance(guidance, dict) else {}
     request = Request([0], cond, steps=settings["steps"], solver=settings["solver"], guidance=guidance)
     settled = sampler.settle(model, request)
     named = {"steps": ["steps"], "solver": ["solver", "eta"]}
@@ -108,7 +108,8 @@ def ship(run: Path, out: Path, name: str, licence: str, settings: dict[str, Any]
         again = load(file, "cpu")
         print(f"loaded in {time.process_time() - begun:.2f} s of processor time")
         away = np.abs(drawn(again, prompt) - drawn(Loaded(bare, whole.info_), prompt))
-        words = f"{SEEDS} pictures differ from the run's by up to {away.max():.3g} levels of 255, {away.mean():.2g} on average"
+        figures = f"{away.max():.3g} levels of 255, {away.mean():.2g} on average"
+        words = f"{SEEDS} pictures differ from the run's by up to {figures}"
         if not away.mean() <= APART:
             raise KakusanError(f"{words}: too much; half precision does not hold this model")
         print(words)
