@@ -13,7 +13,7 @@ MODELS = Path(__file__).resolve().parent.parent / "models"
 
 def shipped() -> dict[str, Path]:
     """Models that come with the package, by name."""
-    return {p.stem: p for p in sorted(MODELS.glob("*.safetensors"))}
+    return {p.stem: p for p in sorted(MODELS.glob("*.safetensors"), key=lambda p: p.stem)}
 
 
 def named() -> str:
