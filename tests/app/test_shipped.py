@@ -1,4 +1,4 @@
-"""Models by name: what a name means beside runs and files; cards; recipes that hold elsewhere; no file is written to."""
+"""Models by name: what a name means beside runs and files; cards; recipes that hold elsewhere; files that stay."""
 
 from __future__ import annotations
 
