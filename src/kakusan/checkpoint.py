@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from kakusan.catalog import build, find, shown
 from kakusan.core.denoiser import Denoiser
 from kakusan.core.model import Model
+from kakusan.core.undrawn import undrawn
 from kakusan.part import KakusanError, Spec
 
 __all__ = [
@@ -233,7 +234,7 @@ def load_module(path: str | Path, device: torch.device | str = "cpu") -> tuple[n
     source = Path(path)
     about = read_info(source)
     _check_shapes(about["spec"], about["shapes"], source)
-    with torch.random.fork_rng(devices=[]):  # building draws initial weights: leave the caller's generator alone
+    with torch.random.fork_rng(devices=[]), undrawn():  # the caller's generator is left alone
         model = build(about["spec"], f"{source}: spec")
     if not isinstance(model, nn.Module):
         raise KakusanError(f"{source}: holds a {about['spec'].get('kind')!r}, not a model")
@@ -271,7 +272,7 @@ def _check_shapes(spec: Spec, shapes: dict[str, tuple[int, ...]], source: Path) 
     asked: list[tuple[int, ...]] = []
     with _bounded(len(shapes), sum(torch.Size(s).numel() for s in held), source):
         for where, network in _networks(spec, f"{source}: spec"):
-            with torch.device("meta"):
+            with torch.device("meta"), undrawn():
                 part = build(network, where)
             assert isinstance(part, nn.Module)
             asked += [tuple(v.shape) for v in part.state_dict().values()]

@@ -129,8 +129,8 @@ def info(model: Model, /, *, json: Json = False) -> Outcome:
     from kakusan.app import facade
 
     found = dict(facade.model_info(model))
-    said = {k: v for k, v in found.items() if k != "reference"}
-    return Outcome(found, text=table(flat(said)))
+    said = {k: v for k, v in found.items() if k not in ("reference", "card")}
+    return Outcome(found, text="\n\n".join([*filter(None, [found.get("card")]), table(flat(said))]))
 
 
 @app.command(sort_key=7)

@@ -23,6 +23,7 @@ from kakusan.app.project import Project
 from kakusan.app.reference import judgeable
 from kakusan.app.rounds import Wish
 from kakusan.app.rundir import RunDir
+from kakusan.app.shipped import own
 from kakusan.app.show import Progress
 from kakusan.app.tuned import merged, tuned
 from kakusan.checkpoint import set_defaults
@@ -78,7 +79,8 @@ def distill(
     weights = None if guidance_range is None else _range(guidance_range, chosen)
     begun = readings()
     with progress or Progress() as shown:
-        teacher = load(rundir.find_model(model), device)
+        file = rundir.find_model(model)
+        teacher = load(own(file, "--set-default") if set_default else file, device)
         wanted = wanted or int(sampler.defaults(teacher.model)["steps"])
         project = None if data is None else student.opened(teacher, str(data), labels, shown)
         if project is not None and count:

@@ -16,6 +16,7 @@ from kakusan.app import evaluatepage, rundir, stepcurve
 from kakusan.app.ground import Task
 from kakusan.app.judged import comparable, judge, title
 from kakusan.app.reference import Features
+from kakusan.app.shipped import own
 from kakusan.app.show import Progress
 from kakusan.evaluation.stamp import Stamp
 from kakusan.files import write_json
@@ -87,6 +88,8 @@ def evaluate(
         None if trained_on is None else str(trained_on), labels or "auto", device,
     )  # fmt: skip
     files = [rundir.find_model(name) for name in names]
+    if set_default or choose_ema:
+        own(files[0], "--set-default" if set_default else "--choose-ema")
     with progress or Progress() as shown, Stop() as stop:
         folder = _folder(out, files[0])
         found, panels = [], []

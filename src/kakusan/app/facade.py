@@ -19,6 +19,7 @@ from kakusan.app.loaded import Loaded, Sample, load, pick_device
 from kakusan.app.project import Project, open_project
 from kakusan.app.rundir import RunDir
 from kakusan.app.samples import reproduce, save_samples
+from kakusan.app.shipped import summary
 from kakusan.app.show import Progress
 from kakusan.app.trained import Trained, go
 from kakusan.checkpoint import read_info, save_model
@@ -223,11 +224,12 @@ def _environment(folder: RunDir) -> dict[str, Any]:
 
 
 def model_info(model: str | Path) -> dict[str, Any]:
-    """What a model's file says about it, without building the model."""
+    """What a model's file says about it, without building the model; ``card``: a shipped model's card in short."""
     path = rundir.find_model(model)
     about = read_info(path)
     return {
         "path": str(path),
+        "card": summary(path),
         "hash": about["hash"],
         "parameters": about["parameters"],
         "bytes": path.stat().st_size,

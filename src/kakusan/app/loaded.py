@@ -14,6 +14,7 @@ from kakusan.app import asking, branches, prompts, rundir, sampler, varying
 from kakusan.app.editable import Editable
 from kakusan.app.sampled import Sample
 from kakusan.app.sampler import Request
+from kakusan.app.shipped import called
 from kakusan.checkpoint import load_model
 from kakusan.core.model import Model
 from kakusan.core.sample import Step
@@ -266,7 +267,7 @@ class Loaded(Editable):
         return {
             "kakusan": 1,
             "model": self.info_.get("hash", ""),
-            "file": str(self.path) if self.path else "",
+            "file": called(self.path),
             "seed": int(seed),
             "cond": named,
             "size": list(request.size) if request.size else None,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from kakusan.app.shipped import named
 from kakusan.part import KakusanError
 
 __all__ = ["Device", "Json", "Labels", "Model", "conditions", "numbers", "positive", "weights"]
@@ -16,7 +17,7 @@ Json = Annotated[
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes the fastest there is.")]
 Labels = Annotated[str | None, Parameter(help="Where classes are read: auto, folders, none, or a field of metadata.")]
-Model = Annotated[str, Parameter(help="A run, a model file, or the name of a model that ships.")]
+Model = Annotated[str, Parameter(help=f"A run, a model file, or the name of a model that ships{named()}.")]
 
 
 def conditions(flag: str, items: Sequence[str] | None, text: str | None = None) -> dict[str, str] | None:

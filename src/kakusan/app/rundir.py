@@ -12,11 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kakusan.app.shipped import named, shipped
 from kakusan.part import KakusanError
 
-__all__ = ["RunDir", "environment", "find_model", "fresh", "shipped"]
-
-MODELS = Path(__file__).resolve().parent.parent / "models"
+__all__ = ["RunDir", "environment", "find_model", "fresh"]
 
 
 @dataclass(frozen=True)
@@ -84,32 +83,51 @@ def existing(run: str | Path) -> RunDir:
     return RunDir(path)
 
 
-def shipped() -> dict[str, Path]:
-    """Models that come with the package, by name."""
-    return {p.stem: p for p in sorted(MODELS.glob("*.safetensors"))}
-
-
 def find_model(model: str | Path) -> Path:
-    """The model file that a run, a file or the name of a model that ships means."""
-    path = Path(model)
+    """The model file that MODEL means: a run, a file, or the name of a model that ships.
+
+    A bare name (no folder before it, no ending) is a path where a run or a file of that name is there.
+    """
+    path, said = Path(model), str(model)
+    bare = said == path.name and not path.suffix
+    run = path.is_dir() and any((path / file).is_file() for file in ("model.safetensors", "recipe.toml"))
+    if bare and not run and not path.is_file() and said in shipped():
+        return shipped()[said]
     if path.is_dir():
         file = path / "model.safetensors"
         if file.is_file():
             return file
-        if (path / "recipe.toml").is_file():
+        if run:
             raise KakusanError(f"{path}: this run has no finished model yet; finish it with: kakusan resume {path}")
-        raise KakusanError(
-            f"{path}: a folder without model.safetensors; give a run, a model file or a shipped model's name"
-        )
+        other = "a shipped model's name" if not bare else f"the name of a model that ships, which {said!r} is not"
+        raise KakusanError(f"{path}: a folder without model.safetensors; give a run, a model file or {other}")
     if path.is_file():
         return path
-    names = shipped()
-    if str(model) in names:
-        return names[str(model)]
-    nearby = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(str(path), [*names, *nearby], n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]!r}?" if close else "give a run, a model file or the name of a model that ships"
-    raise KakusanError(f"{model}: no such model; {hint}")
+    raise KakusanError(f"{model}: no such model; {_hint(path, bare)}")
+
+
+def _hint(path: Path, bare: bool) -> str:
+    """What may have been meant by a model that is not there."""
+    near = {name: name for name in shipped()} if bare else {}
+    for folder in (path.parent, Path("runs")):
+        for file in _models(folder):
+            near.setdefault(str(file), str(file))
+            if bare:
+                near.setdefault(file.name, str(file))
+    close = difflib.get_close_matches(str(path), near, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {near[close[0]]!r}?"
+    if bare:
+        return f"there is no run or file of this name, and none that ships has it ({named()[2:] or 'none ships yet'})"
+    return f"give a run, a model file or the name of a model that ships{named()}"
+
+
+def _models(folder: Path) -> list[Path]:
+    """Runs and model files in a folder."""
+    try:
+        return [p for p in folder.iterdir() if p.suffix == ".safetensors" or (p / "recipe.toml").is_file()]
+    except OSError:
+        return []
 
 
 def environment() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from kakusan.app.editing import Edited, Wanted, draw, edited, model_domain
 from kakusan.app.given import Given
 from kakusan.app.sampled import Sample
 from kakusan.app.sampler import Request
+from kakusan.app.shipped import called
 from kakusan.app.spatial import LOW, lowered
 from kakusan.conditions.spatial import LowResolution
 from kakusan.core.guide import Denoise
@@ -81,7 +82,7 @@ def enlarged(
     settled = sampler.settle(loaded.model, request)
     wanted = Wanted(progress=progress, stop=stop)
     out = []
-    about = {"model": loaded.info_.get("hash", ""), "file": str(loaded.path or "")} | settled
+    about = {"model": loaded.info_.get("hash", ""), "file": called(loaded.path)} | settled
     for sample, x in zip(samples, _draw(loaded, request, lows, wanted, encoder.level), strict=False):
         recipe = sample.recipe | {"upscaled": about}
         record = domain.records(x[None])[0]

@@ -56,7 +56,7 @@ class Reader(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.null = nn.Parameter(torch.randn(width))
         self.pool = nn.Linear(width, dim) if dim else None
-        self.null_vector = nn.Parameter(0.02 * torch.randn(dim)) if dim else None
+        self.null_vector = nn.Parameter(torch.randn(dim).mul_(0.02)) if dim else None
 
     def hidden(self) -> set[str]:
         """Names of the hidden matrices: what Muon trains; the rest is AdamW's."""

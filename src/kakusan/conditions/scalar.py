@@ -56,7 +56,7 @@ class Vector(Encoder):
         self.size = size
         self.droppable = null == "learned"  # with null="zero" a dropped row would claim that nothing was done to it
         self.linear = nn.Linear(size, dim, bias=False)
-        self.null_vector = nn.Parameter(0.02 * torch.randn(dim)) if null == "learned" else None
+        self.null_vector = nn.Parameter(torch.randn(dim).mul_(0.02)) if null == "learned" else None
         self.register_buffer("mean", torch.tensor(mean or [0.0] * size), persistent=False)
         self.register_buffer("std", torch.tensor(std or [1.0] * size), persistent=False)
 
@@ -104,7 +104,7 @@ class Scalar(Encoder):
             raise KakusanError(f"mean={mean}, std={std}: need a finite mean and std > 0")
         self.name, self.unit, self.mean, self.std, self.log = name, unit, float(mean), float(std), bool(log)
         self.linear = nn.Linear(1 + 2 * _OCTAVES, dim)
-        self.null_vector = nn.Parameter(0.02 * torch.randn(dim))
+        self.null_vector = nn.Parameter(torch.randn(dim).mul_(0.02))
 
     def prepare(self, values: list[Any]) -> dict[str, Tensor]:
         """Numbers, "3.5", "3.5 mm", or None (or not a number) = unsaid, to ``{"value": (B,) = z, "given": (B,) bool}``;

@@ -43,7 +43,7 @@ class LowResolution(Encoder):
             raise KakusanError(f"level={level}, most={most}: need 0 <= level <= most")
         self.channels, self.factor, self.most, self.level = channels, factor, float(most), float(level)
         self.linear = nn.Linear(1 + 2 * _OCTAVES, dim)
-        self.null_vector = nn.Parameter(0.02 * torch.randn(dim))
+        self.null_vector = nn.Parameter(torch.randn(dim).mul_(0.02))
         self.null_picture = nn.Parameter(torch.zeros(channels))
 
     @staticmethod

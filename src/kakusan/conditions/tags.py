@@ -36,7 +36,7 @@ class Tags(Encoder):
         self.names = list(names)
         self.linear = nn.Linear(len(names), dim)
         nn.init.normal_(self.linear.weight, std=0.3)
-        self.null_vector = nn.Parameter(0.02 * torch.randn(dim))
+        self.null_vector = nn.Parameter(torch.randn(dim).mul_(0.02))
 
     def prepare(self, values: list[Any]) -> dict[str, Tensor]:
         """Tags a sample, "red, round" or a list of names ("" or [] = none of them), or None = unsaid, to ``{"tags":

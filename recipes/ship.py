@@ -1,0 +1,141 @@
+"""Make of a finished run the file of a model that ships: what sampling needs, in half precision, compared with the run.
+
+    python recipes/ship.py runs/icons src/kakusan/models --name icons --licence Apache-2.0 --guidance 2 --steps 12
+
+Its averaged weights alone are taken; the weak model of autoguidance and paths of this machine are left out. The file is
+loaded again and draws the same seeds as the run. docs/how-to/shipped-models.md says what else a model needs to ship.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import torch
+
+from kakusan.app import branches, sampler
+from kakusan.app.editing import Wanted
+from kakusan.app.loaded import Loaded, load
+from kakusan.app.options import weights
+from kakusan.app.sampler import Request
+from kakusan.app.spatial import LOW
+from kakusan.app.upscale import encoder_of, upscale
+from kakusan.checkpoint import save_model
+from kakusan.conditions.pretrained import PretrainedText
+from kakusan.core.model import Model
+from kakusan.part import KakusanError
+
+MOST = 20_000_000  # bytes of a file
+APART = 1.0  # levels of 255: the mean difference from which half precision is not enough
+SEEDS = 4
+
+
+def shrunk(loaded: Loaded, settings: dict[str, Any]) -> Model:
+    """The same modules without the weak model, with these sampling defaults where they are not None."""
+    model = loaded.model
+    encoders = {name: model.encoder(name) for name in model.encoders}
+    for name, encoder in encoders.items():
+        if isinstance(encoder, PretrainedText):
+            raise KakusanError(f"{name} is read by a text encoder in {encoder.folder}, which no file carries")
+    bare = Model(model.denoiser, model.domain, encoders, model.defaults | chosen(model, settings))
+    for name, value in bare.state_dict().items():
+        if value.is_floating_point() and not value.half().isfinite().all():
+            raise KakusanError(f"{name} has numbers that half precision cannot hold (above 65,504, or not finite)")
+    return bare.eval()
+
+
+def chosen(model: Model, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are not None as sampling defaults, checked as those of a request are."""
+    guidance = settings["guidance"]
+    if isinstance(guidance, dict):
+        guidance = {branches.known(model, name): weight for name, weight in guidance.items()}
+    cond = {name: [None] for name in guidance} if isinstance(guidance, dict) else {}
+    request = Request([0], cond, steps=settings["steps"], solver=settings["solver"], guidance=guidance)
+    settled = sampler.settle(model, request)
+    named = {"steps": ["steps"], "solver": ["solver", "eta"]}
+    out = {each: settled[each] for name, several in named.items() if settings[name] is not None for each in several}
+    return out | ({} if guidance is None else {"guidance": guidance}) | {"autoguidance": 1.0}
+
+
+def portable(value: Any) -> Any:
+    """What is known about a model, with what paths of a machine lead to by its name alone."""
+    if isinstance(value, dict):
+        return {name: portable(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [portable(each) for each in value]
+    for kind in (PurePosixPath, PureWindowsPath):
+        if isinstance(value, str) and (path := kind(value)).is_absolute():
+            return path.parent.name if path.name == "model.safetensors" else path.name
+    return value
+
+
+def drawn(loaded: Loaded, prompt: str | None) -> np.ndarray:
+    """Pictures of the first seeds, in levels of 255."""
+    if LOW in loaded.model.encoders:
+        encoder = encoder_of(loaded)
+        y, x = np.mgrid[:32, :32]
+        small = np.full((32, 32, encoder.channels), 255, np.uint8)
+        small[..., 0] = 8 * x
+        small[..., -1] = 255 * ((x - 16) ** 2 + (y - 16) ** 2 < 150)
+        return np.stack([each.data for each in upscale(loaded, small, Wanted(n=SEEDS))]).astype(np.float64)
+    raw = [sample.raw for sample in loaded.sample(SEEDS, prompt=prompt)]
+    return np.asarray(torch.stack([r for r in raw if r is not None]).clamp(-1, 1).double() * 127.5)
+
+
+def ship(run: Path, out: Path, name: str, licence: str, settings: dict[str, Any], prompt: str | None = None) -> Path:
+    """Write OUT/NAME.safetensors, or nothing where it is too large or draws something else; returns it."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+        raise KakusanError(f"--name {name}: small letters, digits and hyphens, as icons-upscale")
+    whole = load(run, "cpu")
+    bare = shrunk(whole, settings)
+    about = portable({k: v for k, v in whole.info_.items() if k not in ("hash", "parameters")})
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".ship-") as folder:
+        file = Path(folder) / f"{name}.safetensors"
+        save_model(file, bare, about | {"name": name, "licence": licence}, torch.float16)
+        size = file.stat().st_size
+        print(f"{size:,} bytes, {sum(v.numel() for v in bare.state_dict().values()):,} numbers")
+        if size > MOST:
+            raise KakusanError(f"{name} has {size:,} bytes; what ships has at most {MOST:,}: train a smaller network")
+        begun = time.process_time()
+        again = load(file, "cpu")
+        print(f"loaded in {time.process_time() - begun:.2f} s of processor time")
+        away = np.abs(drawn(again, prompt) - drawn(Loaded(bare, whole.info_), prompt))
+        figures = f"{away.max():.3g} levels of 255, {away.mean():.2g} on average"
+        words = f"{SEEDS} pictures differ from the run's by up to {figures}"
+        if not away.mean() <= APART:
+            raise KakusanError(f"{words}: too much; half precision does not hold this model")
+        print(words)
+        return file.replace(out / file.name)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a finished run or a model file")
+    parser.add_argument("out", type=Path, help="the folder to write to, src/kakusan/models for what ships")
+    parser.add_argument("--name", required=True, help="what it is called from then on")
+    parser.add_argument("--licence", required=True, help="of the weights, as Apache-2.0")
+    parser.add_argument("--guidance", action="append", help="the default weight, or NAME=W, may be repeated")
+    parser.add_argument("--steps", type=int, help="steps by default")
+    parser.add_argument("--solver", help="the solver by default")
+    parser.add_argument("--prompt", help="what is drawn for the comparison, by a model of words")
+    args = parser.parse_args(words)
+    try:
+        settings = {"guidance": weights(args.guidance), "steps": args.steps, "solver": args.solver}
+        file = ship(args.run, args.out, args.name, args.licence, settings, args.prompt)
+    except KakusanError as error:
+        sys.exit(f"ship.py: {error}")
+    if not file.with_suffix(".md").is_file():
+        print(f"its card is missing: write {file.with_suffix('.md')}")
+    print(file)
+
+
+if __name__ == "__main__":
+    main()
