@@ -29,7 +29,7 @@ __all__ = ["FEW", "STEPS", "Base", "Way", "way"]
 
 FEW = 50  # pictures; of fewer, adapters are trained unless something else is said
 RANK = 8
-STEPS = 400  # of few pictures, where neither steps nor minutes are said
+STEPS = 200  # of few pictures, where neither steps nor minutes are said
 BATCH = 16  # of few pictures, at most
 LR = 2e-3  # of adapters
 LOWER = {"kind": "optim/muon", "lr": 1e-3, "lr_rest": 7e-4}  # of all weights on few pictures: a tenth of the plan's
