@@ -96,6 +96,7 @@ CATALOG: dict[str, str] = {
     "domain/image": "kakusan.domains.image:Image",
     "domain/latent": "kakusan.domains.latent:Latent",
     "augment/affine": "kakusan.domains.augment:Affine",
+    "adapters/lora": "kakusan.nets.lora:LoRA",
     "optim/muon": "kakusan.training.optim:Muon",
     "optim/adamw": "kakusan.training.optim:AdamW",
     "training": "kakusan.training.settings:Training",

@@ -30,6 +30,8 @@ from kakusan.part import KakusanError, Spec
 
 __all__ = [
     "FORMAT",
+    "canonical",
+    "check_header",
     "load_model",
     "load_module",
     "model_hash",
@@ -159,7 +161,7 @@ def _sum(about: Mapping[str, Any]) -> str:
 def read_info(path: str | Path) -> dict[str, Any]:
     """What a model file says about itself, without building it: format, spec, info, hash, parameters, shapes."""
     source = Path(path)
-    _check_header(source)
+    check_header(source)
     try:
         with safetensors.safe_open(source, framework="pt") as file:
             raw = (file.metadata() or {}).get("kakusan")
@@ -200,7 +202,7 @@ def read_info(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _check_header(path: Path) -> None:
+def check_header(path: Path) -> None:
     """Refuse what cannot be a model before a library parses it."""
     if path.is_dir():
         raise KakusanError(f"{path}: a folder, not a model file")

@@ -228,10 +228,6 @@ def test_a_run_is_never_overwritten_and_a_finished_one_goes_on_beside_itself(tmp
         facade.resume(tmp_path / "run")
     more = train(data, tmp_path / "more", start=done.run)
     assert more.path is not None and more.path.exists()
-    other = pictures(tmp_path / "other", "RGB")
-    with pytest.raises(KakusanError, match="channels"):
-        train(other, tmp_path / "wrong", start=done.run)
-    assert not (tmp_path / "wrong").exists()
 
 
 def test_starting_from_a_model_starts_from_its_weights(tmp_path):

@@ -180,6 +180,18 @@ def test_a_model_of_words_becomes_one_of_instructions_that_draws_the_same(data, 
     shown = {"source": [Given(torch.ones(4, 16, 16))] * 2}
     at_zero = fresh.denoiser(x, t, fresh.cond(branches.prepare(fresh, shown, 2), {}, 2))
     torch.testing.assert_close(at_zero, source.denoiser(x, t, source.cond({}, {}, 2)), atol=1e-5, rtol=1e-5)
+    still = ["training.previews=0", "training.batch=4", "training.optim.lr=1e-12", "training.optim.lr_rest=1e-12"]
+    facade.train(
+        data, pairs="train.jsonl", start=tmp_path / "text", steps=1, out=tmp_path / "told", overrides=still, **QUIET
+    )
+    told, source = (load_model(tmp_path / name / "model.safetensors")[0] for name in ("told", "text"))
+    assert set(told.encoders) == {"prompt", "source"} and set(told.defaults["guidance"]) == {"prompt", "source"}
+    given = pasted(told, source)
+    assert given.keys() >= {
+        name for name in source.state_dict() if name.startswith(("denoiser.net.out", "encoders.prompt"))
+    }
+    for name, tensor in given.items():
+        torch.testing.assert_close(told.state_dict()[name], tensor, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("way", WAYS)

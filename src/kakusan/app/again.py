@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kakusan.app import blending, fill, instruct, prompts, restyle, upscale
+from kakusan.app import adapters, blending, fill, instruct, prompts, restyle, upscale
 from kakusan.app.editing import Edited, Wanted
 from kakusan.app.loaded import Loaded, load
 from kakusan.domains.canvas import open_canvas
@@ -21,7 +21,7 @@ def again(source: Path, made: dict[str, Any], out: str | Path | None, model: str
     """Repeat the edit in ``source``, whose recipe is ``made``; returns the new file and whether its pixels are the
     same."""
     try:
-        loaded = load(model or made["file"])
+        loaded = load(model or made["file"], lora=adapters.recalled(made.get("lora"), source))
         inputs = {str(name): dict(about) for name, about in made["inputs"].items()}
         files = {name: _found(source, name, str(about["file"]), str(about["sha256"])) for name, about in inputs.items()}
         if made["model"] != loaded.info_["hash"]:

@@ -74,7 +74,15 @@ def train(
         int | None, Parameter(help="The same seed, data, machine and --steps give the same run; 0.")
     ] = None,
     device: Device = "auto",
-    start: Annotated[str | None, Parameter("--from", help="A model whose weights to start from.")] = None,
+    start: Annotated[str | None, Parameter("--from", help="A model to start from: fine-tuning.")] = None,
+    lora: Annotated[
+        int | None, Parameter(help="With --from: rank of adapters; 0 trains all weights. 8 for under 50 pictures.")
+    ] = None,
+    prompt: Annotated[str | None, Parameter(help='With --from: a caption for all, "a photo of sks mug".')] = None,
+    label: Annotated[str | None, Parameter(help="With --from: a class of the model for all pictures.")] = None,
+    keep: Annotated[
+        list[str] | None, Parameter(help='With --from: what it should still draw, "a mug"; or how many samples of it.')
+    ] = None,
     autoencoder: Annotated[
         bool, Parameter(show_default=False, help="Train an autoencoder of the pictures, for --latent.")
     ] = False,
@@ -100,8 +108,8 @@ def train(
         done = facade.train(
             data, minutes=minutes, steps=steps, out=out, recipe=recipe, overrides=list(overrides), labels=labels,
             captions=captions, fit=fit, flip=flip, size=size, seed=seed, device=device, start=start,
-            autoencoder=autoencoder, latent=latent, upscale=upscale, masks=masks, control=control, pairs=pairs,
-            progress=progress,
+            lora=lora, prompt=prompt, label=label, keep=keep, autoencoder=autoencoder, latent=latent,
+            upscale=upscale, masks=masks, control=control, pairs=pairs, progress=progress,
         )  # fmt: skip
         return _trained(done, progress)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from kakusan.app.options import Device, Json, Model, conditions, numbers, positive, weights
+from kakusan.app.options import Device, Json, Lora, Model, conditions, numbers, positive, weights
 from kakusan.app.outcome import Outcome
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop
@@ -51,6 +51,7 @@ def sample(
     prompts: Annotated[Path | None, Parameter(help="A file of prompts, one a line; -n of each.")] = None,
     from_line: Annotated[int, Parameter(show_default=False, help="First line of --prompts.")] = 1,
     wildcards: Annotated[str, Parameter(help="{a,b}: every combination in turn, or by seed.")] = "turn",
+    lora: Lora = None,
     control: Annotated[Path | None, Parameter(help="A map to follow, or a folder of them, one a sample.")] = None,
     film: Annotated[bool, Parameter(show_default=False, help="Also a film of the reverse process.")] = False,
     upscale: Annotated[str | None, Parameter(help="A model that then enlarges the samples.")] = None,
@@ -80,7 +81,7 @@ def sample(
         from kakusan.app.show import Progress
 
     with Progress() as progress, Stop() as stop:
-        loaded = facade.load(model, device=device)
+        loaded = facade.load(model, device=device, lora=lora)
         if control is not None:
             from kakusan.app.spatial import maps_of
 
@@ -113,7 +114,7 @@ def sample(
                 "--threshold": threshold, "--autoguidance": autoguidance, "--chaos": chaos, "--tile": tile,
                 "--eta": eta, "--size": size, "--label": label, "--cond": cond, "--prompts": prompts,
                 "--wildcards": wildcards if wildcards != "turn" else None, "--film": film,
-                "--control": control, "--upscale": upscale, "--no-recipe": not recipe,
+                "--lora": lora, "--control": control, "--upscale": upscale, "--no-recipe": not recipe,
                 "--out": out, "--batch": batch, "--device": device if device != "auto" else None,
                 "--runtime": runtime if runtime != "auto" else None,
             }  # fmt: skip
@@ -171,7 +172,10 @@ def vary(
         from kakusan.app.show import Progress
 
     with Progress() as progress, Stop() as stop:
-        loaded = facade.load(model_and_image[0] if model_and_image[1:] else varying.model_of(image), device=device)
+        if model_and_image[1:]:
+            loaded = facade.load(model_and_image[0], device=device)
+        else:
+            loaded = facade.load(varying.model_of(image), device=device, lora=varying.lora_of(image))
         if prompt is not None:
             for words in loaded.remarks(loaded.request(1, prompt, None, 0, None)):
                 progress.warn(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -88,7 +89,11 @@ def network_file(loaded: Loaded, shape: tuple[int, ...], part: str) -> Path:
 
 
 def _digest(loaded: Loaded) -> str:
-    return str(loaded.info()["hash"])[:16]
+    name = str(loaded.info()["hash"])[:16]
+    if not loaded.lora:
+        return name
+    merged = "".join(f"{each['hash']}:{each['weight']!r}," for each in loaded.lora)
+    return f"{name}-{hashlib.sha256(merged.encode()).hexdigest()[:8]}"
 
 
 def figures_key(shape: tuple[int, ...], threads: int) -> str:

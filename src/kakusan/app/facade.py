@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kakusan.app import autoencode, planned, rundir
+from kakusan.app import autoencode, finetune, planned, rundir
 from kakusan.app import recipe as recipes
 from kakusan.app.latent import read_latent
 from kakusan.app.loaded import Loaded, Sample, load, pick_device
@@ -50,6 +50,10 @@ def train(
     seed: int | None = None,
     device: str = "auto",
     start: str | Path | None = None,
+    lora: int | None = None,
+    prompt: str | None = None,
+    label: str | None = None,
+    keep: str | Sequence[str] | None = None,
     snapshots: bool = False,
     autoencoder: bool = False,
     latent: str | Path | None = None,
@@ -62,13 +66,14 @@ def train(
     """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if there are no ``steps`` either).
 
     Pictures with captions give a model that draws from words; ``captions="none"`` leaves them unread. ``recipe`` (a
-    TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` begins from another model's weights;
-    ``snapshots`` keeps the averaged model of every preview point. ``autoencoder`` trains one of the pictures, and
-    ``latent`` (its run or file) a model in its latent, which then carries it. ``upscale`` trains what enlarges pictures
-    so many times, in place of what draws them; ``masks`` also teaches to fill holes, ``control`` to follow maps: a
-    folder of them by the pictures' names, or "edges". ``pairs``, a list of pairs of pictures, trains what changes
-    pictures as it is told. In each of several processes (torchrun, Ray Train) it does that
-    process's part.
+    TOML file) and dotted ``overrides`` take over any part of the plan; ``start`` fine-tunes a model: by adapters of
+    rank ``lora`` beside its weights (0: the weights themselves; by default adapters for fewer than 50 pictures), with
+    one ``prompt`` or ``label`` for all pictures; ``keep`` says what it should go on to draw as it did, or how many
+    samples of it; ``snapshots`` keeps the averaged model of every preview point. ``autoencoder`` trains one of the
+    pictures, and ``latent`` (its run or file) a model in its latent, which then carries it. ``upscale`` trains what
+    enlarges pictures so many times, in place of what draws them; ``masks`` also teaches to fill holes, ``control`` to
+    follow maps: a folder of them by the pictures' names, or "edges". ``pairs``, a list of pairs of pictures, trains
+    what changes pictures as it is told. In each of several processes (torchrun, Ray Train) it does that process's part.
     """
     begun = readings()
     if autoencoder and latent is not None:
@@ -80,9 +85,16 @@ def train(
         given = {"labels": labels, "captions": captions, "fit": fit, "flip": flip, "size": size, "upscale": upscale}
         given |= {"masks": masks, "control": None if control is None else str(control)}
         given |= {"pairs": None if pairs is None else str(pairs)}
+        given |= {"prompt": prompt, "label": label, "keep": [keep] if isinstance(keep, str) else keep and list(keep)}
         said = planned.written(recipe, overrides)
         settings = said.get("data", {}) | {k: v for k, v in given.items() if v is not None} | {"path": str(data)}
         _apart(settings, autoencoder, latent)
+        tuned = None
+        if start is not None and not autoencoder:
+            tuned = finetune.way(start, settings, lora, said.get("training") or {})
+            settings = tuned.settings(settings)
+            steps = tuned.steps(minutes, steps, said.get("training") or {})
+        _alone(settings, start, lora, snapshots and tuned is not None and tuned.rank > 0)
         own = said.get("model") or {}
         if own.get("kind") == Latent.kind and not autoencoder:
             raise KakusanError(f"--recipe {recipe}: is of an autoencoder; to train one again add --autoencoder")
@@ -92,10 +104,18 @@ def train(
                 project = _opened(settings | autoencode.SETTINGS, shown, own.get("domain"), ranks)
                 wanted = planned.wanted(minutes, steps, seed)
                 return autoencode.begin(run, project, said, overrides, wanted, start, chosen, shown, begun, ranks)
-            project = _opened(settings, shown, own.get("domain") if through is None else None, ranks, through)
+            domain, encoders = own.get("domain") if through is None else None, None
+            if tuned is not None:
+                encoders = tuned.encoders
+                if through is None:
+                    domain, through = tuned.base.domain(settings.get("size"), settings.get("fit"), chosen)
+            alone = tuned is not None and tuned.rank > 0
+            project = _opened(settings, shown, domain, ranks, through, encoders, alone)
             tree = ranks.lead(
-                lambda: planned.planned(project, said, overrides, minutes, steps, seed, start, chosen, shown, ranks)
+                lambda: planned.planned(project, said, overrides, minutes, steps, seed, tuned, chosen, shown, ranks)
             )
+            if tree["training"].get("adapters") and tuned is None:
+                raise KakusanError("training.adapters: are trained beside a model: name it with --from MODEL")
         except BaseException:
             if ranks.first:
                 with contextlib.suppress(OSError):  # folders that hold something stay
@@ -109,8 +129,11 @@ def train(
             about = {"device": str(chosen), "data": project.cache.fingerprint, "from": str(start) if start else None}
             about |= {"snapshots": snapshots}
             if through is not None:
-                hash_ = save_model(run.autoencoder, project.diffused, {"from": str(latent)})
-                about |= {"latent": {"from": str(latent), "hash": hash_}}
+                whence = str(latent if latent is not None else start)
+                hash_ = save_model(run.autoencoder, project.diffused, {"from": whence})
+                about |= {"latent": {"from": whence, "hash": hash_}}
+            if tuned is not None:
+                about |= {"base": tuned.base.origin()}
             write_json(run.environment, rundir.environment() | about | {"processes": ranks.world})
         return go(run, project, tree, chosen, shown, False, begun, start, ranks, snapshots)
 
@@ -125,16 +148,32 @@ def _apart(settings: Tree, autoencoder: bool, latent: str | Path | None) -> None
         raise KakusanError(f"--{asked[0]} and {other} do not go together: pictures as conditions are of pixels")
 
 
+def _alone(settings: Tree, start: str | Path | None, lora: int | None, snapshots: bool) -> None:
+    """What is for a training that starts from a model alone."""
+    asked = {"lora": lora, **{name: settings.get(name) for name in ("prompt", "label", "keep")}}
+    name = next((name for name, value in asked.items() if value is not None), None)
+    if start is None and name is not None:
+        raise KakusanError(f"--{name} {asked[name]}: is for training that starts from a model: add --from MODEL")
+    if snapshots:
+        raise KakusanError("snapshots=True: are of whole models; with start=MODEL add lora=0")
+
+
 def _shown(progress: Progress, ranks: Ranks) -> Progress:
     """One process of several talks."""
     return progress if ranks.first else Progress(stream=io.StringIO(), quiet=True, live=False)
 
 
 def _opened(
-    settings: Tree, shown: Progress, domain: Tree | None, ranks: Ranks, latent: Latent | None = None
+    settings: Tree,
+    shown: Progress,
+    domain: Tree | None,
+    ranks: Ranks,
+    latent: Latent | None = None,
+    encoders: Tree | None = None,
+    alone: bool = False,
 ) -> Project:
     """The data, decoded once on each machine, and the same in every process."""
-    project = ranks.in_turn(lambda: open_project(settings, shown, domain, latent))
+    project = ranks.in_turn(lambda: open_project(settings, shown, domain, latent, encoders, alone))
     ranks.same(
         hashlib.sha256(np.asarray(project.cache.hashes).tobytes()).hexdigest(), f"the data in {settings['path']}"
     )
@@ -167,11 +206,12 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
             ranks.lead(lambda: same_data(folder, tree, about, project))
             return autoencode.go(folder, project, tree, device, shown, True, begun, about.get("from"), ranks)
         latent = read_latent(folder.autoencoder, device) if about.get("latent") else None
-        project = _opened(tree["data"], shown, tree["model"]["domain"], ranks, latent)
+        encoders, alone = tree["model"].get("encoders"), bool(tree["training"].get("adapters"))
+        known = encoders if "base" in about else None
+        start = about["base"]["file"] if "base" in about else about.get("from")
+        project = _opened(tree["data"], shown, tree["model"]["domain"], ranks, latent, known, alone)
         ranks.lead(lambda: same_data(folder, tree, about, project))
-        return go(
-            folder, project, tree, device, shown, True, begun, about.get("from"), ranks, bool(about.get("snapshots"))
-        )
+        return go(folder, project, tree, device, shown, True, begun, start, ranks, bool(about.get("snapshots")))
 
 
 def _begun(folder: RunDir, minutes: float | None) -> list[Any]:
@@ -180,9 +220,12 @@ def _begun(folder: RunDir, minutes: float | None) -> list[Any]:
     about = _environment(folder)
     student = about.get("distilled") or {}
     awaited = bool(student.get("count")) and not (run / "few-steps.html").is_file()
-    finished = folder.model.is_file() and folder.report.is_file() and not awaited
+    made = folder.model.is_file() or folder.lora.is_file()
+    finished = made and folder.report.is_file() and not awaited
     if finished and student:
         raise KakusanError(f"{run}: this student is finished; make another: kakusan distill {student['teacher']} DATA")
+    if finished and folder.lora.is_file():
+        raise KakusanError(f"{run}: these adapters are finished; train others: kakusan train DATA --from MODEL")
     if finished and minutes is None:
         raise KakusanError(f"{run}: this run is finished; train it for longer with: kakusan resume {run} --minutes 30")
     if not finished and minutes is not None:
@@ -204,12 +247,14 @@ def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trai
         number += 1
     out = folder.path.with_name(f"{folder.path.name}-{number}")
     shown.note(f"{folder.path} is finished and stays as it is; {out} goes on from its weights")
-    names = ("labels", "captions", "fit", "flip", "size", "upscale", "masks", "control", "pairs")
-    data = {k: tree["data"].get(k) for k in names}
+    same = (
+        "labels", "captions", "fit", "flip", "size", "upscale", "masks", "control", "pairs", "prompt", "label", "keep",
+    )  # fmt: skip
+    data = {k: tree["data"].get(k) for k in same}
     again = [f"data.{k}={v}" for k in ("fields", "held_out") if (v := tree["data"].get(k)) not in (None, "", [])]
     about = _environment(folder)
     return train(
-        tree["data"]["path"], minutes=minutes, out=out, start=folder.path, progress=shown, overrides=again,
+        tree["data"]["path"], minutes=minutes, out=out, start=folder.path, lora=0, progress=shown, overrides=again,
         autoencoder=bool(about.get("autoencoder")), latent=folder.autoencoder if about.get("latent") else None, **data,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kakusan.app import asking, branches, prompts, rundir, sampler, varying
+from kakusan.app import adapters, asking, branches, prompts, rundir, sampler, varying
 from kakusan.app.editable import Editable
 from kakusan.app.sampled import Sample
 from kakusan.app.sampler import Request
@@ -50,20 +50,31 @@ def pick_device(device: str = "auto") -> torch.device:
     return chosen
 
 
-def load(model: str | Path, device: str = "auto") -> Loaded:
-    """The model of a run, a file, or the name of a model that ships, ready to sample."""
+def load(model: str | Path, device: str = "auto", *, lora: str | Path | Sequence[str | Path] | None = None) -> Loaded:
+    """The model of a run, a file, or the name of a model that ships, ready to sample.
+
+    ``lora``: adapters trained from it, a run or a file or several, each perhaps with its weight (``"runs/mine:0.8"``);
+    they are merged into the weights. A run of adapters is itself the model that they were trained from, with them.
+    """
+    wanted = adapters.asked(lora)
+    if (own := adapters.of_run(model)) is not None:
+        model, wanted = adapters.read(own).base["file"], [(own, 1.0), *wanted]
     path, chosen = rundir.find_model(model), pick_device(device)
     built, info = load_model(path, chosen)
-    return Loaded(built, info, path)
+    told = adapters.add(built, str(info["hash"]), str(model), wanted)
+    return Loaded(built, info, path, told)
 
 
 class Loaded(Editable):
     """A model with what is known about it."""
 
-    def __init__(self, model: Model, info: dict[str, Any], path: Path | None = None) -> None:
+    def __init__(
+        self, model: Model, info: dict[str, Any], path: Path | None = None, lora: Sequence[dict[str, Any]] = ()
+    ) -> None:
         if not isinstance(model.domain, Domain):
             raise KakusanError("this model has no data domain: sample it with kakusan.core.sample directly")
         self.model, self.info_, self.path, self.domain = model, info, path, model.domain
+        self.lora = list(lora)  # adapters that are merged into it: file, hash, weight
         self.runtime = "eager"  # what evaluates the networks; another engine: kakusan.app.engines.swap
         if next(model.parameters()).device.type == "cpu":
             model.to(memory_format=torch.channels_last)
@@ -84,6 +95,7 @@ class Loaded(Editable):
             "classes": self.classes,
             "domain": self.domain.spec(),
             "defaults": sampler.defaults(self.model),
+            **({"lora": self.lora} if self.lora else {}),
         } | self.info_
 
     def request(
@@ -273,6 +285,7 @@ class Loaded(Editable):
             "size": list(request.size) if request.size else None,
             **({"negative": against} if against else {}),
             **({"from": request.start.source | {"level": request.start.level}} if request.start else {}),
+            **({"lora": self.lora} if self.lora else {}),
             **({} if self.runtime == "eager" else {"runtime": self.runtime}),
         } | settled
 

@@ -10,12 +10,13 @@ from cyclopts import Parameter
 from kakusan.app.shipped import named
 from kakusan.part import KakusanError
 
-__all__ = ["Device", "Json", "Labels", "Model", "conditions", "numbers", "positive", "weights"]
+__all__ = ["Device", "Json", "Labels", "Lora", "Model", "conditions", "numbers", "positive", "weights"]
 
 Json = Annotated[
     bool, Parameter("--json", show_default=False, help="Print one JSON object as the last line of output.")
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes the fastest there is.")]
+Lora = Annotated[list[str] | None, Parameter(help="Adapters trained from it, RUN_OR_FILE[:WEIGHT]; may be repeated.")]
 Labels = Annotated[str | None, Parameter(help="Where classes are read: auto, folders, none, or a field of metadata.")]
 Model = Annotated[str, Parameter(help=f"A run, a model file, or the name of a model that ships{named()}.")]
 

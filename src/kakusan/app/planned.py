@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kakusan.app import doctor, rundir
+from kakusan.app import doctor
 from kakusan.app import recipe as recipes
+from kakusan.app.finetune import Way
 from kakusan.app.project import Project
 from kakusan.app.show import Progress, size
-from kakusan.checkpoint import read_info
 from kakusan.part import KakusanError
 from kakusan.training import plan
-from kakusan.training.captions import PROMPT
 from kakusan.training.ranks import Ranks
 
 __all__ = ["planned", "wanted", "written"]
@@ -37,20 +37,24 @@ def planned(
     minutes: float | None,
     steps: int | None,
     seed: int | None,
-    start: str | Path | None,
+    tuned: Way | None,
     device: torch.device,
     shown: Progress,
     ranks: Ranks,
 ) -> Tree:
     """The run's whole recipe: the plan from data, time and machine, under the user's recipe, under overrides."""
     late = [o for o in overrides if not o.startswith("data.")]
-    base = _continued(project, start) if start is not None else {}
+    base = {} if tuned is None else tuned.tree(project.facts, project.settings)
     asked = wanted(minutes, steps, seed)
 
     def overlay(tree: Tree) -> Tree:
         over = {k: v for k, v in said.items() if k != "data"}
-        tree["training"]["batch"] += -tree["training"]["batch"] % ranks.world
-        tree = recipes.merge(recipes.merge(tree, base), over)
+        tree = recipes.merge(tree, base)
+        if base:
+            tree["model"]["defaults"] = base["model"]["defaults"]
+        share = ranks.world * (2 if project.settings["keep"] else 1)
+        tree["training"]["batch"] += -tree["training"]["batch"] % share
+        tree = recipes.merge(tree, over)
         if "steps" in asked or "minutes" in asked:
             tree["training"] |= {"steps": None, "minutes": None}
         tree["training"] |= asked
@@ -77,6 +81,8 @@ def planned(
         say=lambda words: shown.note(f"  {words}"),
     )
     tree = {"data": project.settings, "model": made.model, "training": made.training}
+    if tuned is not None:
+        made = replace(made, warnings=[])  # how much it has to see before it draws at all it has seen
     _show_plan(project, tree, made, shown)
     return tree
 
@@ -98,25 +104,10 @@ def _same_classes(project: Project, tree: Tree) -> None:
         )
 
 
-def _continued(project: Project, start: str | Path) -> Tree:
-    """The model to start from, as a tree, its data facts checked against the new data."""
-    about = read_info(rundir.find_model(start))
-    spec = about["spec"]
-    if "denoiser" not in spec:
-        raise KakusanError(f"--from {start}: holds a {spec.get('kind')!r}, not a model to go on from")
-    channels = spec["denoiser"]["net"].get("channels")
-    if channels != project.facts.shape[0]:
-        raise KakusanError(
-            f"--from {start}: that model has {channels} channels, "
-            f"the data {project.facts.shape[0]} ({project.domain.mode}"
-            + ("" if project.latents is None else ", in the autoencoder's latent")
-            + ")"
-        )
-    net = {**spec["denoiser"]["net"], "vector": project.facts.vector}
-    model: Tree = {"denoiser": {**spec["denoiser"], "net": net}}
-    if project.facts.vocabulary and PROMPT in spec["encoders"]:
-        model["encoders"] = {PROMPT: spec["encoders"][PROMPT]}  # its words keep their numbers
-    return {"model": model}
+def _adapted(tree: Tree) -> str:
+    """What of the network is trained, where it is a part of it."""
+    lora = tree["training"].get("adapters")
+    return f", of which adapters of rank {lora['rank']} are trained" if lora else ""
 
 
 def _show_plan(project: Project, tree: Tree, made: plan.Plan, shown: Progress) -> None:
@@ -130,7 +121,7 @@ def _show_plan(project: Project, tree: Tree, made: plan.Plan, shown: Progress) -
         + (f", {captions:,} with captions" if captions else "")
         + (f"; {len(project.held):,} held out" if project.held is not None else "")
         + ("" if project.latents is None else f"; in a latent of {' x '.join(map(str, project.facts.shape))}"),
-        "network": f"{net['kind'].split('/')[1]}, {f['parameters'] / 1e6:.2f}M parameters",
+        "network": f"{net['kind'].split('/')[1]}, {f['parameters'] / 1e6:.2f}M parameters" + _adapted(tree),
         "training": f"batch {tree['training']['batch']}, {tree['training']['optim']['kind'].split('/')[1]}"
         + (", augmented (told to the network, so it does not leak)" if project.augment else ""),
         "speed": f"{f['pictures_per_second']:,.0f} pictures/s",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kakusan.app import paired, spatial
+from kakusan.app import paired, spatial, suiting
 from kakusan.app.show import Progress
 from kakusan.catalog import build, find
 from kakusan.conditions.prompt import escape
@@ -54,6 +54,9 @@ DATA: dict[str, Any] = {  # the [data] section of a recipe and its defaults
     "control": None,
     "pairs": None,
     "crop": None,
+    "prompt": None,
+    "label": None,
+    "keep": None,
 }
 
 
@@ -231,12 +234,18 @@ def _spread(total: int, count: int) -> np.ndarray:
 
 
 def open_project(
-    settings: dict[str, Any], progress: Progress, domain: dict[str, Any] | None = None, latent: Latent | None = None
+    settings: dict[str, Any],
+    progress: Progress,
+    domain: dict[str, Any] | None = None,
+    latent: Latent | None = None,
+    encoders: dict[str, Spec] | None = None,
+    alone: bool = False,
 ) -> Project:
     """Read the data of a run; ``domain`` (a spec) is used instead of one fitted to the data, as in resume.
 
     ``latent``: what the pictures are seen through; they have to be of its kind, and of its size unless another is
-    asked for.
+    asked for. ``encoders``: those of the model that is trained on, which classes and captions are to suit; ``alone``:
+    it gets no others.
     """
     chosen = DATA | settings
     unknown = sorted(set(chosen) - set(DATA))
@@ -248,6 +257,8 @@ def open_project(
     source, pairs = paired.opened(chosen)
     if chosen["captions"] == "none":
         source.texts = None
+    if encoders is not None:
+        suiting.suit(source, chosen, encoders, alone, progress.note)
     for note in source.notes:
         progress.note(note)
     _tell_captions(source, progress)
@@ -264,6 +275,8 @@ def open_project(
         if not isinstance(built, Image):
             raise KakusanError(f"model.domain is {built.kind!r}; this version trains pictures (domain/image)")
         fitted = built
+    if encoders is not None:
+        suiting.as_drawn(source, fitted, progress.note)
     chosen["crop"] = spatial.crop(chosen, fitted)
     cache = _cached(source, fitted, progress)
     if pairs is not None:

@@ -38,6 +38,16 @@ class RunDir:
         return self.path / "autoencoder.safetensors"
 
     @property
+    def lora(self) -> Path:
+        """Of a run that trained adapters: what it leaves in place of a model."""
+        return self.path / "lora.safetensors"
+
+    @property
+    def kept(self) -> Path:
+        """Of a run with ``--keep``: what the model drew before it was trained on."""
+        return self.path / "kept.safetensors"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -97,6 +107,11 @@ def find_model(model: str | Path) -> Path:
         file = path / "model.safetensors"
         if file.is_file():
             return file
+        if (path / "lora.safetensors").is_file():
+            raise KakusanError(
+                f"{path}: holds adapters, no whole model; it draws (kakusan sample {path}), and for the rest name the "
+                "model that they were trained from"
+            )
         if run:
             raise KakusanError(f"{path}: this run has no finished model yet; finish it with: kakusan resume {path}")
         other = "a shipped model's name" if not bare else f"the name of a model that ships, which {said!r} is not"

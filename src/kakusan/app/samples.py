@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kakusan.app import sheet, varying
+from kakusan.app import adapters, sheet, varying
 from kakusan.app.loaded import Sample, load
 from kakusan.app.sampled import titles
 from kakusan.domains.picture import decode, read_recipe
@@ -51,7 +51,7 @@ def reproduce(file: str | Path, out: str | Path | None = None, model: str | Path
     where = model or made.get("file")
     if not where:
         raise KakusanError(f"{source}: its recipe names no model; name it with --model")
-    loaded = load(where)
+    loaded = load(where, lora=adapters.recalled(made.get("lora"), source))
     if made.get("model") != loaded.info_["hash"]:
         raise KakusanError(
             f"{source}: made by model {str(made.get('model'))[:12]}, but {where} is {str(loaded.info_['hash'])[:12]}; "

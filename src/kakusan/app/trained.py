@@ -11,24 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from kakusan.app import chronicle, doctor, rundir, runpage, sheet
+from kakusan.app import adapters, beginning, chronicle, doctor, keeping, runpage, sheet
 from kakusan.app.chronicle import Budget, Chronicle
-from kakusan.app.columns import pasted
 from kakusan.app.loaded import Loaded, Sample, load
 from kakusan.app.project import Project
 from kakusan.app.rundir import RunDir
 from kakusan.app.sampled import titles
 from kakusan.app.show import Progress
 from kakusan.catalog import build
-from kakusan.checkpoint import load_model, save_model
+from kakusan.checkpoint import save_model
 from kakusan.core.model import Model
 from kakusan.domains.latent import Latent
 from kakusan.evaluation.health import Finding, diagnose, reference_stats
 from kakusan.evaluation.memorisation import Copying, copies
-from kakusan.part import KakusanError
+from kakusan.nets.lora import factors
 from kakusan.training import loop
 from kakusan.training.captions import Captions
+from kakusan.training.data import Batches
 from kakusan.training.hooks import Result
+from kakusan.training.kept import Kept, Mixed
 from kakusan.training.ranks import Ranks
 from kakusan.training.schedule import CLOCKS
 from kakusan.training.settings import Training
@@ -83,26 +84,37 @@ def go(
         model = build(tree["model"], "model")
     assert isinstance(model, Model)
     begins = not (run.path / "state").exists()  # else the state has what became of the weights it began from
-    if start is not None and ranks.first and begins:
-        _take_weights(model, start, shown)
+    lora = training.adapters
+    if start is not None and ranks.first and (begins or lora is not None):
+        beginning.take_weights(model, start, shown, whole=lora is not None)
     if project.latents is not None:  # the one that encoded the data, wherever the other weights came from
         assert isinstance(model.domain, Latent)
         model.domain.load_state_dict(project.latents.latent.state_dict())
     if ranks.first and begins:
         _fill(model, shown)
+    base = beginning.base_of(run, start, lora)
     captions = project.captions(model)
     if captions is not None:
         _read(captions, shown)
+    if lora is not None:
+        model.requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            lora.attach(model.denoiser.net)
     budget = Budget.of(model.to(device), project, training.minutes) if ranks.first else Budget(0, 0, 0.0)
     with Stop() as stop:
+        if not ranks.lead(lambda: beginning.keep(run, project, start, training.seed, device, shown, stop)):
+            return Trained(run.path, None, None, True, first=ranks.first)
+        words = project.settings["keep"]
+        kept = keeping.read(run, words, model, training.seed) if words else None
         hooks = Chronicle(run, project, shown, budget, stop, snapshots)
-        result = looped(model, training, hooks, device, again, begun, ranks, captions, teacher)
+        result = looped(model, training, hooks, device, again, begun, ranks, captions, teacher, kept)
         if result.interrupted:
             return Trained(run.path, None, None, True, first=ranks.first)
         if ranks.first:
-            done = _finish(run, project, training, result, hooks, shown, stop, origin)
+            done = _finish(run, project, training, result, hooks, shown, stop, origin, base)
         else:
-            done = Trained(run.path, run.model, run.report, False, first=False)
+            done = Trained(run.path, run.model if lora is None else run.lora, run.report, False, first=False)
         ranks.wait()
         return done
 
@@ -117,11 +129,16 @@ def looped(
     ranks: Ranks,
     captions: Captions | None = None,
     teacher: Model | None = None,
+    kept: Kept | None = None,
 ) -> Result:
     """The training loop on a project's pictures, which ``hooks`` know; where it was stopped, how to go on is said."""
     project, run = hooks.project, hooks.run
     parts = (ranks.rank, ranks.world)
-    batches = project.batches(training.batch, training.seed, device, *parts, training.reference, captions)
+    own = training.batch // (1 if kept is None else 2)
+    batches: Batches | Mixed = project.batches(own, training.seed, device, *parts, training.reference, captions)
+    if kept is not None:
+        assert isinstance(batches, Batches) and isinstance(model, Model)
+        batches = Mixed(batches, kept, model)
     try:
         result = loop.run(
             model,
@@ -168,24 +185,12 @@ def _fill(model: Model, shown: Progress) -> None:
             shown.stop()
 
 
-def _take_weights(model: Model, start: str | Path, shown: Progress) -> None:
-    """Start from another model's weights: all that fit by name and shape; what is new stays at its beginning."""
-    source, _ = load_model(rundir.find_model(start))
-    own, fitting = model.state_dict(), pasted(model, source)
-    if not fitting:
-        raise KakusanError(f"--from {start}: none of its weights fits this network; leave the network to --from")
-    model.load_state_dict(fitting, strict=False)
-    if len(fitting) < len(own):
-        shown.note(f"started from {start}: {len(fitting)} of {len(own)} tensors; the others are new")
-    else:
-        shown.note(f"started from {start}")
-
-
 def _finish(
     run: RunDir, project: Project, training: Training, result: Result, hooks: Chronicle, shown: Progress, stop: Stop,
-    origin: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None, base: Mapping[str, str] | None = None,
 ) -> Trained:  # fmt: skip
-    """The model file, then what shows the model: asked to stop there, the file is whole and the rest is for later."""
+    """The model file (or that of adapters beside ``base``), then what shows the model: asked to stop there, the file is
+    whole and the rest is for later."""
     reference = reference_stats(project.some(256))
     summary = summarised(project, training, result, hooks)
     info = {
@@ -198,9 +203,15 @@ def _finish(
         "reference": reference,
         "licence": "",
     } | dict(origin or {})
-    save_model(run.model, result.model, info)
+    path, device = run.model, str(next(result.model.parameters()).device)
+    if base and training.adapters is not None:
+        path = run.lora
+        del info["reference"]
+        adapters.save(path, result.model.denoiser.net, training.adapters, base, info)
+    else:
+        save_model(path, result.model, info)
     shown.note("drawing samples, checking them, writing the report ...")
-    loaded = load(run.model, str(next(result.model.parameters()).device))
+    loaded = load(run.path if base else path, device)
     samples = chronicle.final_samples(loaded, project, hooks.budget.final, stop)
     if stop():
         return _unreported(run, shown)
@@ -216,22 +227,24 @@ def _finish(
         shown.warn(copying.message)
     summary["warnings"] = list(hooks.warnings)
     report = runpage.write_report(run, project, loaded, samples, findings, copying, summary, training.objective)
-    return Trained(run.path, run.model, report, False, findings, summary)
+    return Trained(run.path, path, report, False, findings, summary)
 
 
 def _unreported(run: RunDir, shown: Progress) -> Trained:
     """Stopped between the model file and the report."""
-    shown.note(f"stopped: {run.model} is finished; for its samples and report: kakusan resume {run.path}")
-    return Trained(run.path, run.model, None, True)
+    path = run.lora if run.lora.is_file() else run.model
+    shown.note(f"stopped: {path} is finished; for its samples and report: kakusan resume {run.path}")
+    return Trained(run.path, path, None, True)
 
 
 def summarised(project: Project, training: Training, result: Result, hooks: Chronicle) -> dict[str, Any]:
     """What a training was, for the model's file and the report; parameters are those that it moved."""
-    seen = result.step * training.batch
+    seen = result.step * training.batch // (2 if project.settings["keep"] else 1)
+    moved = {n: p for n, p in result.model.named_parameters() if not n.startswith(("weak.", "domain."))}
+    if training.adapters is not None:
+        moved = factors(result.model.denoiser.net)
     return {
-        "parameters": sum(
-            p.numel() for n, p in result.model.named_parameters() if not n.startswith(("weak.", "domain."))
-        ),
+        "parameters": sum(p.numel() for p in moved.values()),
         "steps": result.step,
         "seconds": round(result.seconds, 1),
         "minutes": round(result.seconds / 60, 2),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kakusan.app import spatial
+from kakusan.app import adapters, spatial
 from kakusan.app.prompts import recalled as value_of
 from kakusan.app.sampler import Request
 from kakusan.app.start import Start, level_of, stamp
@@ -23,7 +23,7 @@ from kakusan.part import KakusanError
 if TYPE_CHECKING:
     from kakusan.app.loaded import Loaded, Sample
 
-__all__ = ["model_of", "recalled", "remark", "request"]
+__all__ = ["lora_of", "model_of", "recalled", "remark", "request"]
 
 _MOST = 50  # variants of variants whose pictures are made again
 _WORDS = ("prompt", "label", "cond", "negative", "wildcards")  # of ``settings``, what are no fields of a Request
@@ -37,6 +37,11 @@ def model_of(picture: str | Path) -> str:
     if not made or not made.get("file"):
         raise KakusanError(f"{picture}: carries no recipe; name a model: kakusan vary MODEL {picture}")
     return str(made["file"])
+
+
+def lora_of(picture: str | Path) -> list[str]:
+    """The adapters that were merged into that model."""
+    return adapters.recalled((read_recipe(picture) or {}).get("lora"), Path(picture))
 
 
 def remark(loaded: Loaded, picture: str | Path) -> str:

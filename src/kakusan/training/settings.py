@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kakusan.core.objective import Objective
+from kakusan.nets.lora import LoRA
 from kakusan.part import KakusanError, Part
 from kakusan.training.ema import gamma_of
 from kakusan.training.optim import Optim
@@ -25,6 +26,7 @@ class Training(Part):
     ``weak``: the share of the run after which the average is set aside for autoguidance; 0 = never.
     ``precision``: "auto" is bf16 autocast on a GPU that has it and fp32 on a CPU.
     ``clock``: what the minutes are: those on the wall, or of processor time (for fair comparisons on a busy machine).
+    ``adapters``: what is trained beside the weights of a model to start from, which then stay; None = the weights.
     """
 
     kind = "training"
@@ -53,6 +55,7 @@ class Training(Part):
         precision: str = "auto",
         flush_denormal: bool = True,
         clock: str = "wall",
+        adapters: LoRA | None = None,
     ) -> None:
         if (steps is None) == (minutes is None):
             raise KakusanError(f"steps={steps}, minutes={minutes}: give exactly one of the two")
@@ -84,6 +87,7 @@ class Training(Part):
         self.checkpoint_minutes, self.previews, self.log_every = checkpoint_minutes, previews, log_every
         self.reference, self.weak = reference, float(weak)
         self.precision, self.flush_denormal, self.clock = precision, flush_denormal, clock
+        self.adapters = adapters
 
     @property
     def ship(self) -> float:
