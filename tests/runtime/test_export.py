@@ -220,13 +220,9 @@ class Words(Encoder):
 
 
 def test_what_a_format_cannot_hold_is_said_in_one_line(source, tmp_path):
-    for kind, said in (
-        ("torch", "averaged weights as safetensors"),
-        ("diffusers", "UNet2DModel cannot hold net/unet: its bypass"),
-    ):
-        with pytest.raises(KakusanError, match=said) as caught:
-            written(tmp_path, source, kind)
-        assert "\n" not in str(caught.value)
+    with pytest.raises(KakusanError, match="averaged weights as safetensors") as caught:
+        written(tmp_path, source, "torch")
+    assert "\n" not in str(caught.value)
     made = model(encoders={"label": LABEL})
     made.encoders["prompt"] = Words()
     with pytest.raises(KakusanError, match=r"condition 'prompt' .* input of any length"):

@@ -71,7 +71,7 @@ def export(
     model: Model,
     /,
     *,
-    format: Annotated[str, Parameter(help="onnx, openvino or tf.")] = "onnx",
+    format: Annotated[str, Parameter(help="onnx, openvino, tf or diffusers.")] = "onnx",
     out: Annotated[Path | None, Parameter(["--out", "-o"], help="New folder; MODEL-FORMAT.")] = None,
     size: Annotated[int | None, Parameter(help="Side in pixels; an export has one size.")] = None,
     steps: Annotated[int | None, Parameter(help="Steps of the solver; the model's default.")] = None,
@@ -93,7 +93,7 @@ def export(
             autoguidance=autoguidance, eta=eta, progress=progress,
         )  # fmt: skip
     said = {"path": str(done.path), "files": done.files, "checked": done.checked.dict()}
-    return Outcome(said, text=done.checked.words(), path=done.path)
+    return Outcome(said, text=done.words(), path=done.path)
 
 
 def register(app: App) -> tuple[Callable[..., Outcome], ...]:

@@ -21,6 +21,7 @@ from kakusan.distillation.teacher import WEIGHT
 from kakusan.domains.latent import Latent
 from kakusan.part import KakusanError
 from kakusan.runtime import export as runtime
+from kakusan.runtime.diffusers import export_folder
 from kakusan.runtime.export import Branch, Exported, Sampling
 
 __all__ = ["export", "sampling"]
@@ -43,7 +44,7 @@ def export(
 
     Raises KakusanError where the format cannot hold the model, a package is missing or the check fails.
     """
-    if format not in (known := sorted(runtime.FORMATS)):
+    if format not in (known := sorted([*runtime.FORMATS, "diffusers"])):
         raise KakusanError(f"--format {format!r} is not known; choose one of: {', '.join(known)}")
     with progress or Progress() as shown:
         loaded = load(model, "cpu")
@@ -61,10 +62,26 @@ def export(
             loaded.path.parent.name if loaded.path and loaded.path.stem == "model" else loaded.path and loaded.path.stem
         )
         target = Path(out) if out is not None else Path(f"{name or 'model'}-{format}")
+        if format == "diffusers":
+            return export_folder(loaded.model, shape, _ddim(request), target, ledger(), about, shown.note)
         chosen = sampling(loaded.model, request)
         return runtime.export(
             loaded.model, chosen, shape, format, target, ledger(), about, shown.note, torch.get_num_threads()
         )
+
+
+def _ddim(request: Request) -> int:
+    """Steps of the sample that a Diffusers folder is compared by; what its scheduler does not hold is refused."""
+    for name, value, neutral in (
+        ("solver", request.solver, "ddim"), ("guidance", request.guidance, 1.0), ("eta", request.eta, 0.0),
+        ("autoguidance", request.autoguidance, 1.0),
+    ):  # fmt: skip
+        if value not in (None, neutral):
+            raise KakusanError(
+                f"--{name} {value}: a Diffusers folder holds the network and its betas, sampled with DDIM; leave it "
+                "out, and ask Diffusers for it"
+            )
+    return 20 if request.steps is None else request.steps
 
 
 def sampling(model: Model, request: Request) -> Sampling:

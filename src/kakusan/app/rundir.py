@@ -16,6 +16,7 @@ from kakusan.part import KakusanError
 
 __all__ = ["RunDir", "environment", "find_model", "fresh", "shipped"]
 
+DIFFUSERS = ("model_index.json", "config.json", "unet/config.json")  # what a folder of that library has, any of them
 MODELS = Path(__file__).resolve().parent.parent / "models"
 
 
@@ -90,7 +91,7 @@ def shipped() -> dict[str, Path]:
 
 
 def find_model(model: str | Path) -> Path:
-    """The model file that a run, a file or the name of a model that ships means."""
+    """The model file that a run, a file, a folder of Diffusers or the name of a model that ships means."""
     path = Path(model)
     if path.is_dir():
         file = path / "model.safetensors"
@@ -98,6 +99,10 @@ def find_model(model: str | Path) -> Path:
             return file
         if (path / "recipe.toml").is_file():
             raise KakusanError(f"{path}: this run has no finished model yet; finish it with: kakusan resume {path}")
+        if any((path / name).is_file() for name in DIFFUSERS):
+            from kakusan.app.adopted import adopted
+
+            return adopted(path)
         raise KakusanError(
             f"{path}: a folder without model.safetensors; give a run, a model file or a shipped model's name"
         )

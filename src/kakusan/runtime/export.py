@@ -61,11 +61,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how far it is from PyTorch."""
+    """What was written, and how far it is from PyTorch (or another ``peer``)."""
 
     path: Path
     files: dict[str, str]  # name -> SHA-256
     checked: Checked
+    peer: str = "PyTorch"
+
+    def words(self) -> str:
+        """One line on the check."""
+        return self.checked.words(self.peer)
 
 
 def table(model: Model, sampling: Sampling, shape: tuple[int, ...], files: Mapping[str, str]) -> dict[str, Any]:

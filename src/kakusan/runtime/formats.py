@@ -78,20 +78,9 @@ def _check_torch(model: Model) -> None:
     )
 
 
-def _check_diffusers(model: Model) -> None:
-    kind = model.denoiser.net.kind
-    why = {
-        "net/unet": "its bypass (a 1x1 convolution around the whole network, scaled by the noise level) and its single "
-        "projection of skips have no counterpart there",
-        "net/dit": "it has no convolutions: its adaLN blocks have no counterpart there",
-    }.get(kind, "no exact mapping of its layers is known")
-    raise KakusanError(f"--format diffusers: UNet2DModel cannot hold {kind}: {why}; use --format onnx or openvino")
-
-
 FORMATS = {
     "onnx": Format(".onnx", _onnx, _check_onnx),
     "openvino": Format(".xml", _openvino, _check_openvino),
     "tf": Format(".savedmodel", _tensorflow, _check_tensorflow),
     "torch": Format("", _nothing, _check_torch),
-    "diffusers": Format("", _nothing, _check_diffusers),
 }
