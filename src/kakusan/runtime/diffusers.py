@@ -27,6 +27,7 @@ from kakusan.core.rng import Rng
 from kakusan.core.sample import run, sample
 from kakusan.core.solver import DDIM
 from kakusan.core.space import Flat
+from kakusan.domains.latent import Latent
 from kakusan.files import write_json
 from kakusan.nets.unet2d import UNet2D
 from kakusan.part import KakusanError
@@ -66,6 +67,10 @@ def export_folder(
     """
     if out.exists():
         raise KakusanError(f"--out {out}: exists already, and exports overwrite nothing; choose another name")
+    if isinstance(model.domain, Latent):
+        raise KakusanError(
+            "--format diffusers: UNet2DModel has no place for the decoder of a latent; use --format onnx or openvino"
+        )
     net, labels = _net(model), _labels(model)
     if any(size % net.multiple for size in shape[1:]):
         raise KakusanError(

@@ -67,6 +67,13 @@ def verify(
     rng = Rng(range(_BATCH))
     start = model.denoiser.space.noise([shape[1:]] * _BATCH, rng, "start").numpy()
     expected = _pytorch(model, sampling, start * np.float32(table["start"]), given, rng)
+    if table.get("decoder"):
+        feed, name = {"z": expected}, table["decoder"]
+        alone = apart(networks[name](feed), truth[name](feed), EVALUATION)
+        one = max(one, within("the decoder", alone), key=lambda found: found[0] / found[1])
+        with torch.inference_mode():
+            assert model.domain is not None
+            expected = model.domain.decode(torch.from_numpy(expected)).numpy()  # type: ignore[attr-defined]
     noises = _Replay(model, sampling, [shape[1:]] * _BATCH, rng)
     found = host.sample(table, networks, start, given, noises)
     return Checked(*one, *within("a whole sample", apart(found, expected, SAMPLE)))
@@ -104,7 +111,7 @@ def _evaluations(
     worst = (0.0, EVALUATION)
     for step in (steps[0], steps[len(steps) // 2], steps[-1]):
         x = eps / np.float32(step["c_in"])
-        for name in networks:
+        for name in networks.keys() - {table.get("decoder")}:
             for none in ([], list(table["conditions"])):
                 feed = host.feeds(table, step, x, given, none)
                 found = apart(networks[name](feed), truth[name](feed), EVALUATION)
