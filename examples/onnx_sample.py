@@ -31,7 +31,7 @@ def sample(table, networks, noise, given, rng):
         x = np.float32(step["a"]) * x + sum(np.float32(b) * old for b, old in zip(step["b"], past))
         if step["noise"]:
             x += np.float32(step["noise"]) * rng.standard_normal(x.shape, np.float32)
-    return x
+    return networks[table["decoder"]].run(["x0"], {"z": x})[0] if table.get("decoder") else x
 
 
 def load(file):

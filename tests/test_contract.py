@@ -33,6 +33,7 @@ EXAMPLES = {
     "guide/interval": {"guide": {"kind": "guide/classifier-free"}, "process": {"kind": "process/ve"}},
     "net/unet": {"channels": 1, "width": 16, "mults": [1, 2], "attention": [1], "blocks": 1, "vector": 8},
     "net/dit": {"channels": 1, "width": 16, "depth": 1, "heads": 2, "vector": 8},
+    "net/unet2d": {"channels": 1, "widths": [8, 16], "groups": 4, "attention": [1], "head_dim": 8, "vector": 8},
     "net/autoencoder": {"channels": 1, "latent": 4, "width": 8},
     "gan/generator": {"channels": 1, "size": [8, 8], "widths": [8], "blocks": 1, "unshuffle": 2, "classes": 3},
     "gan/discriminator": {"channels": 1, "size": [8, 8], "widths": [8], "blocks": 1, "unshuffle": 2, "classes": 3},

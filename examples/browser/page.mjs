@@ -50,7 +50,7 @@ async function draw(table, sessions, classes, read) {
   const x = await sample(ort, table, sessions, noise, count, given, normal, (done, all) => {
     at("said").textContent = `step ${done} of ${all}`;
   });
-  show(x, count, table.shape);
+  show(x, count, table.pictures ?? table.shape);
   const seconds = (performance.now() - begun) / 1000;
   at("said").textContent = `drew ${count} in ${seconds.toFixed(1)} s`;
 }

@@ -8,7 +8,7 @@ export async function networks(table, load) {
 }
 
 /**
- * Samples (count x shape, one Float32Array) from standard normal `noise` of that size.
+ * Samples (count x pictures, one Float32Array) from standard normal `noise`, count x shape.
  * `given` has the inputs of the conditions asked for, an array of `count` values each; `tell(done, all)` hears of steps.
  */
 export async function sample(ort, table, sessions, noise, count, given, normal, tell = () => {}) {
@@ -29,7 +29,8 @@ export async function sample(ort, table, sessions, noise, count, given, normal, 
     if (step.noise) x = x.map((v) => v + step.noise * normal());
     tell(index + 1, table.steps.length);
   }
-  return x;
+  if (!table.decoder) return x;
+  return (await sessions[table.decoder].run({ z: new ort.Tensor("float32", x, dims) })).x0.data;
 }
 
 /** Coefficients and conditions as a network takes them: `count` equal numbers each, and "none" where nothing is asked. */

@@ -76,6 +76,7 @@ CATALOG: dict[str, str] = {
     "model": "kakusan.core.model:Model",
     "net/unet": "kakusan.nets.unet:UNet",
     "net/dit": "kakusan.nets.dit:DiT",
+    "net/unet2d": "kakusan.nets.unet2d:UNet2D",
     "net/autoencoder": "kakusan.nets.autoencoder:ConvAutoencoder",
     "gan/generator": "kakusan.nets.gan:Generator",
     "gan/discriminator": "kakusan.nets.gan:Discriminator",

@@ -185,7 +185,6 @@ def test_what_a_latent_model_cannot_do_is_said(data, trained, latent, tmp_path, 
         "restore needs a model of pixels": ["edit", latent, picture, "--restore", "blur"],
         "route='posterior' needs a model of pixels": ["inpaint", latent, picture, mask, "--route", "posterior"],
         "--tile: this model diffuses in a latent": ["sample", latent, "--tile"],
-        "exports do not hold its decoder": ["export", latent],
         "folds by 4; give a multiple": ["sample", latent, "--size", 18],
         "train one in its latent": ["sample", trained],
     }

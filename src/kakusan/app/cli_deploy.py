@@ -71,7 +71,7 @@ def export(
     model: Model,
     /,
     *,
-    format: Annotated[str, Parameter(help="onnx, openvino or tf.")] = "onnx",
+    format: Annotated[str, Parameter(help="onnx, openvino, tf or diffusers.")] = "onnx",
     out: Annotated[Path | None, Parameter(["--out", "-o"], help="New folder; MODEL-FORMAT.")] = None,
     size: Annotated[int | None, Parameter(help="Side in pixels; an export has one size.")] = None,
     steps: Annotated[int | None, Parameter(help="Steps of the solver; the model's default.")] = None,
@@ -79,6 +79,12 @@ def export(
     guidance: Annotated[float | None, Parameter(help="How strictly to follow conditions; 1 is none.")] = None,
     autoguidance: Annotated[float | None, Parameter(help="How far from its weak early self; 1 is none.")] = None,
     eta: Annotated[float | None, Parameter(help="Fresh noise on the way: 0 none, 1 as DDPM.")] = None,
+    int8: Annotated[
+        bool, Parameter(show_default=False, help="onnx: 8-bit convolutions, if as good; with --data.")
+    ] = False,
+    data: Annotated[Path | None, Parameter(help="Real pictures that --int8 is judged by.")] = None,
+    count: Annotated[int, Parameter(["--count", "-n"], help="Samples that --int8 is judged by.")] = 256,
+    labels: Labels = None,
     json: Json = False,
 ) -> Outcome:
     """Write a model for another runtime, checked against PyTorch; ends with the path of the folder."""
@@ -90,10 +96,12 @@ def export(
     with Progress() as progress:
         done = work(
             model, format=format, out=out, size=size, steps=steps, solver=solver, guidance=guidance,
-            autoguidance=autoguidance, eta=eta, progress=progress,
+            autoguidance=autoguidance, eta=eta, int8=int8, data=data, count=count, labels=labels or "auto",
+            progress=progress,
         )  # fmt: skip
     said = {"path": str(done.path), "files": done.files, "checked": done.checked.dict()}
-    return Outcome(said, text=done.checked.words(), path=done.path)
+    said |= {"int8": dict(done.int8)} if done.int8 else {}
+    return Outcome(said, text=done.words(), path=done.path)
 
 
 def register(app: App) -> tuple[Callable[..., Outcome], ...]:

@@ -8,6 +8,7 @@ import torch
 
 from kakusan.app import rundir, sampler
 from kakusan.app.engines import ledger
+from kakusan.app.int8 import judge
 from kakusan.app.loaded import load
 from kakusan.app.sampler import Request
 from kakusan.app.show import Progress
@@ -18,9 +19,9 @@ from kakusan.core.guide import Autoguidance, ClassifierFree, Guide, Plain
 from kakusan.core.model import Model
 from kakusan.core.solver import Solver
 from kakusan.distillation.teacher import WEIGHT
-from kakusan.domains.latent import Latent
 from kakusan.part import KakusanError
 from kakusan.runtime import export as runtime
+from kakusan.runtime.diffusers import export_folder
 from kakusan.runtime.export import Branch, Exported, Sampling
 
 __all__ = ["export", "sampling"]
@@ -37,20 +38,23 @@ def export(
     guidance: float | None = None,
     autoguidance: float | None = None,
     eta: float | None = None,
+    int8: bool = False,
+    data: str | Path | None = None,
+    labels: str = "auto",
+    count: int = 256,
     progress: Progress | None = None,
 ) -> Exported:
     """Write a model in another runtime's format, verified against PyTorch; what is not given is the model's default.
 
+    ``int8`` rounds the convolutions between the first and the last to 8 bits, and keeps that only where the Fréchet
+    distance of ``count`` samples from the pictures at ``data`` stays within the interval of float32's.
     Raises KakusanError where the format cannot hold the model, a package is missing or the check fails.
     """
-    if format not in (known := sorted(runtime.FORMATS)):
+    _check_int8(int8, format, data, size)
+    if format not in (known := sorted([*runtime.FORMATS, "diffusers"])):
         raise KakusanError(f"--format {format!r} is not known; choose one of: {', '.join(known)}")
     with progress or Progress() as shown:
         loaded = load(model, "cpu")
-        if isinstance(loaded.domain, Latent):
-            raise KakusanError(
-                f"{model}: diffuses in a latent, and exports do not hold its decoder yet; kakusan sample draws with it"
-            )
         grown = (size, size) if size is not None else None
         request = Request(
             seeds=[0], steps=steps, solver=solver, guidance=guidance, autoguidance=autoguidance, eta=eta, size=grown
@@ -61,10 +65,41 @@ def export(
             loaded.path.parent.name if loaded.path and loaded.path.stem == "model" else loaded.path and loaded.path.stem
         )
         target = Path(out) if out is not None else Path(f"{name or 'model'}-{format}")
+        if format == "diffusers":
+            return export_folder(loaded.model, shape, _ddim(request), target, ledger(), about, shown.note)
         chosen = sampling(loaded.model, request)
+        rounded = judge(loaded, str(data), labels, count, shown) if int8 else None
         return runtime.export(
-            loaded.model, chosen, shape, format, target, ledger(), about, shown.note, torch.get_num_threads()
+            loaded.model, chosen, shape, format, target, ledger(), about, shown.note, torch.get_num_threads(), rounded
         )
+
+
+def _check_int8(int8: bool, format: str, data: str | Path | None, size: int | None) -> None:
+    """What goes together."""
+    if not int8:
+        if data is not None:
+            raise KakusanError(f"--data {data}: is what --int8 is judged by; add --int8, or leave it out")
+        return
+    if format != "onnx":
+        raise KakusanError(f"--int8 goes with --format onnx, not {format} (OpenVINO reads that file too)")
+    if data is None:
+        raise KakusanError("--int8: add --data PICTURES, real ones to hold its samples against")
+    if size is not None:
+        raise KakusanError(f"--size {size}: int8 is judged at the model's own size; leave --size out")
+
+
+def _ddim(request: Request) -> int:
+    """Steps of the sample that a Diffusers folder is compared by; what its scheduler does not hold is refused."""
+    for name, value, neutral in (
+        ("solver", request.solver, "ddim"), ("guidance", request.guidance, 1.0), ("eta", request.eta, 0.0),
+        ("autoguidance", request.autoguidance, 1.0),
+    ):  # fmt: skip
+        if value not in (None, neutral):
+            raise KakusanError(
+                f"--{name} {value}: a Diffusers folder holds the network and its betas, sampled with DDIM; leave it "
+                "out, and ask Diffusers for it"
+            )
+    return 20 if request.steps is None else request.steps
 
 
 def sampling(model: Model, request: Request) -> Sampling:

@@ -17,6 +17,9 @@ from kakusan.part import KakusanError
 
 __all__ = ["RunDir", "environment", "find_model", "fresh"]
 
+OWN = ("model.safetensors", "recipe.toml")  # what a run has, either of them
+DIFFUSERS = ("model_index.json", "config.json", "unet/config.json")  # what a folder of that library has, any of them
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -94,14 +97,14 @@ def existing(run: str | Path) -> RunDir:
 
 
 def find_model(model: str | Path) -> Path:
-    """The model file that MODEL means: a run, a file, or the name of a model that ships.
+    """The model file that MODEL means: a run, a file, a folder of Diffusers, or the name of a model that ships.
 
     A bare name (no folder before it, no ending) is a path where a run or a file of that name is there.
     """
     path, said = Path(model), str(model)
     bare = said == path.name and not path.suffix
-    run = path.is_dir() and any((path / file).is_file() for file in ("model.safetensors", "recipe.toml"))
-    if bare and not run and not path.is_file() and said in shipped():
+    folder = path.is_dir() and any((path / file).is_file() for file in (*OWN, *DIFFUSERS))
+    if bare and not folder and not path.is_file() and said in shipped():
         return shipped()[said]
     if path.is_dir():
         file = path / "model.safetensors"
@@ -112,8 +115,12 @@ def find_model(model: str | Path) -> Path:
                 f"{path}: holds adapters, no whole model; it draws (kakusan sample {path}), and for the rest name the "
                 "model that they were trained from"
             )
-        if run:
+        if (path / "recipe.toml").is_file():
             raise KakusanError(f"{path}: this run has no finished model yet; finish it with: kakusan resume {path}")
+        if any((path / name).is_file() for name in DIFFUSERS):
+            from kakusan.app.adopted import adopted
+
+            return adopted(path)
         other = "a shipped model's name" if not bare else f"the name of a model that ships, which {said!r} is not"
         raise KakusanError(f"{path}: a folder without model.safetensors; give a run, a model file or {other}")
     if path.is_file():

@@ -257,15 +257,15 @@ def betas(schedule: str = "linear", steps: int = 1000, start: float = 1e-4, end:
     Dhariwal 2021, eq. 17, clipped at 0.999) and ``sigmoid`` (``start + (end - start) sigmoid(-6..6)``).
     """
     if schedule == "linear":
-        return torch.linspace(start, end, steps, dtype=torch.float64)
+        return torch.linspace(start, end, steps, dtype=torch.float64, device="cpu")
     if schedule == "scaled_linear":
-        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64, device="cpu") ** 2
     if schedule == "cosine":
-        edge = torch.arange(steps + 1, dtype=torch.float64) / steps
+        edge = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
         left = torch.cos((edge + 0.008) / 1.008 * math.pi / 2) ** 2
         return (1 - left[1:] / left[:-1]).clamp(max=0.999)
     if schedule == "sigmoid":
-        return torch.sigmoid(torch.linspace(-6, 6, steps, dtype=torch.float64)) * (end - start) + start
+        return torch.sigmoid(torch.linspace(-6, 6, steps, dtype=torch.float64, device="cpu")) * (end - start) + start
     raise KakusanError(f"schedule={schedule!r} is not known; choose 'linear', 'scaled_linear', 'cosine' or 'sigmoid'")
 
 
@@ -292,19 +292,20 @@ class Tabulated(Process):
     ) -> None:
         if not 2 <= steps <= _MOST_STEPS:
             raise KakusanError(f"steps={steps}: need 2 to {_MOST_STEPS} (the usual number is 1000)")
-        given = betas(schedule, steps, start, end) if table is None else torch.tensor(table, dtype=torch.float64)
+        listed = None if table is None else torch.tensor(table, dtype=torch.float64, device="cpu")
+        given = betas(schedule, steps, start, end) if listed is None else listed
         if given.ndim != 1 or len(given) < 2 or not bool(((given > 0) & (given <= 1)).all()):
             raise KakusanError("table: need a list of at least two betas, each in (0, 1]")
         alpha = (1 - given).cumprod(0).sqrt()
         if zero_terminal:
             alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
-        self.steps = len(given)
+        self.steps, self.betas = len(given), given
         angle = torch.atan2((1 - alpha**2).clamp(min=0).sqrt(), alpha)
         if not bool((angle.diff() > 0).all()):
             raise KakusanError(
                 "table: the noise must grow at every entry; these betas leave alpha unchanged or zero twice"
             )
-        self.angles = torch.cat([torch.zeros(1, dtype=torch.float64), angle])
+        self.angles = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), angle])
         self._ends_at_zero = bool(alpha[-1] == 0)
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kakusan.runtime.graph import COEFFICIENTS, Graph, need
+from kakusan.runtime.graph import COEFFICIENTS, Decoder, Graph, need
 
 __all__ = ["Feed", "Run", "onnxruntime", "openvino", "pytorch", "tensorflow"]
 
@@ -81,12 +81,12 @@ def tensorflow(path: Path, threads: int = 0) -> Run:
     return run
 
 
-def pytorch(graph: Graph) -> Run:
+def pytorch(graph: Graph | Decoder) -> Run:
     """The graph itself."""
 
     def run(feed: Feed) -> np.ndarray:
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
-        given = {name: tensors.pop(name) for name in list(tensors) if name not in ("x", *COEFFICIENTS)}
+        given = {name: tensors.pop(name) for name in list(tensors) if name not in ("x", "z", *COEFFICIENTS)}
         with torch.inference_mode():
             return np.asarray(graph(**tensors, given=given))
 

@@ -14,24 +14,27 @@ from torch import Tensor
 from kakusan.core.guide import Guide
 from kakusan.core.model import Model
 from kakusan.core.solver import Solver
+from kakusan.domains.latent import Latent
 from kakusan.files import write_json
 from kakusan.part import KakusanError
-from kakusan.runtime import engines
+from kakusan.runtime import engines, int8
 from kakusan.runtime.bundle import seal
 from kakusan.runtime.engines import Run
 from kakusan.runtime.formats import FORMATS
-from kakusan.runtime.graph import Graph
+from kakusan.runtime.graph import Decoder, Graph
 from kakusan.runtime.table import rows
 from kakusan.runtime.verify import Checked, verify
 
 __all__ = ["FORMATS", "Branch", "Exported", "Sampling", "export", "table"]
 
+DECODER = "decoder"
 _HOW = [
     "x = start * N(0, 1), of shape (batch, *shape). Then for every entry of steps, in order:",
     "x0 = sum over branches of weights[j] * network(x, lam, c_in, c_skip, c_out, conditions), but for weights of 0;",
     "past = [x0, *past]; x = a * x + sum of b[i] * past[i] (+ noise * N(0, 1) where noise is not 0).",
     "Every coefficient goes into the network as (batch,) equal numbers; conditions named in a branch's none, and those "
-    "that nobody asks for, get the value none. After the last step x is the sample.",
+    "that nobody asks for, get the value none. After the last step x is the sample; where there is a decoder, "
+    "decoder(z = x) is, of shape (batch, *pictures).",
 ]
 
 
@@ -61,11 +64,17 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how far it is from PyTorch."""
+    """What was written, and how far it is from PyTorch (or another ``peer``)."""
 
     path: Path
     files: dict[str, str]  # name -> SHA-256
     checked: Checked
+    peer: str = "PyTorch"
+    int8: Mapping[str, Any] | None = None  # where networks were rounded: distances, layers, speed
+
+    def words(self) -> str:
+        """What was checked, a line each."""
+        return "\n".join([self.checked.words(self.peer), *([int8.words(self.int8)] if self.int8 else [])])
 
 
 def table(model: Model, sampling: Sampling, shape: tuple[int, ...], files: Mapping[str, str]) -> dict[str, Any]:
@@ -75,6 +84,8 @@ def table(model: Model, sampling: Sampling, shape: tuple[int, ...], files: Mappi
         "format": 1,
         "how": _HOW,
         "shape": list(shape),
+        "pictures": list(_pictures(model, shape)),
+        "decoder": DECODER if DECODER in files else None,
         "start": float(model.denoiser.process.scales(sampling.times[0])[1]),
         "memory": max(len(row["b"]) for row in steps),
         "networks": dict(files),
@@ -96,11 +107,12 @@ def export(
     about: Mapping[str, Any],
     say: Callable[[str], None] = lambda words: None,
     threads: int = 0,
+    rounded: int8.Judge | None = None,
 ) -> Exported:
     """Write ``out``: the networks as ``kind`` (a key of ``FORMATS``), table.json and manifest.json; new or not at all.
 
     Everything is written beside its place and checked there against PyTorch: one evaluation and a whole sample. What
-    fails is deleted.
+    fails is deleted. With ``rounded``, the judge of it, the networks are then rounded to int8.
     """
     if out.exists():
         raise KakusanError(f"--out {out}: exists already, and exports overwrite nothing; choose another name")
@@ -114,17 +126,36 @@ def export(
         for name, graph in graphs.items():
             say(f"writing {name} as {kind} ...")
             runs[name] = chosen.write(graph, shape, temporary / f"{name}{chosen.suffix}", threads)
-        made = table(model, sampling, shape, {name: f"{name}{chosen.suffix}" for name in graphs})
+        truth = {name: engines.pytorch(graph) for name, graph in graphs.items()}
+        if isinstance(model.domain, Latent):
+            say(f"writing {DECODER} as {kind} ...")
+            decoder = Decoder(model.domain).eval()
+            runs[DECODER] = chosen.write(decoder, shape, temporary / f"{DECODER}{chosen.suffix}", threads)
+            truth[DECODER] = engines.pytorch(decoder)
+        made = table(model, sampling, shape, {name: f"{name}{chosen.suffix}" for name in runs})
         say("comparing with PyTorch: one evaluation, one whole sample ...")
-        checked = verify(made, {n: engines.pytorch(g) for n, g in graphs.items()}, runs, model, sampling)
+        checked = verify(made, truth, runs, model, sampling)
+        found = None
+        if rounded is not None:
+            nets = {name: graph.model.denoiser.net for name, graph in graphs.items()}
+            found = int8.replace(temporary, made, nets, runs, rounded, say, threads)
         write_json(temporary / "table.json", made)
-        files = seal(temporary, dict(about) | {"format": 1, "kind": kind, "checked": checked.dict()}, ledger)
+        told = dict(about) | {"format": 1, "kind": kind, "checked": checked.dict()}
+        files = seal(temporary, told | ({"int8": found} if found else {}), ledger)
         temporary.chmod(0o755)
         temporary.rename(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return Exported(out, files, checked)
+    return Exported(out, files, checked, int8=found)
+
+
+def _pictures(model: Model, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what is drawn: that of the noise, or what the decoder makes of it."""
+    if not isinstance(model.domain, Latent):
+        return shape
+    autoencoder = model.domain.autoencoder
+    return (autoencoder.channels, *(n * autoencoder.factor for n in shape[1:]))
 
 
 def _weak(model: Model) -> Model:

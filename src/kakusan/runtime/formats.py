@@ -10,29 +10,29 @@ from kakusan.core.model import Model
 from kakusan.part import KakusanError
 from kakusan.runtime import engines
 from kakusan.runtime.engines import Run
-from kakusan.runtime.graph import Graph, need, write_onnx
+from kakusan.runtime.graph import Decoder, Graph, need, write_onnx
 from kakusan.runtime.savedmodel import write_savedmodel
 
 __all__ = ["FORMATS", "Format"]
 
-Write = Callable[[Graph, tuple[int, ...], Path, int], Run]
+Write = Callable[[Graph | Decoder, tuple[int, ...], Path, int], Run]
 
 
 @dataclass(frozen=True)
 class Format:
-    """``write`` makes the file of one network and returns a function that runs it; ``check`` refuses beforehand."""
+    """``write`` makes the file of one network or decoder and returns what runs it; ``check`` refuses beforehand."""
 
     suffix: str
     write: Write
     check: Callable[[Model], None]
 
 
-def _onnx(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) -> Run:
+def _onnx(graph: Graph | Decoder, shape: tuple[int, ...], path: Path, threads: int) -> Run:
     write_onnx(graph, graph.example(shape), path, "x0")
     return engines.onnxruntime(path, threads)
 
 
-def _openvino(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) -> Run:
+def _openvino(graph: Graph | Decoder, shape: tuple[int, ...], path: Path, threads: int) -> Run:
     import openvino as ov
 
     source = path.with_suffix(".onnx")
@@ -42,7 +42,7 @@ def _openvino(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) ->
     return engines.openvino(path, threads)
 
 
-def _tensorflow(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) -> Run:
+def _tensorflow(graph: Graph | Decoder, shape: tuple[int, ...], path: Path, threads: int) -> Run:
     source = path.with_suffix(".onnx")
     write_onnx(graph, graph.example(shape), source, "x0")
     write_savedmodel(source, path)
@@ -50,7 +50,7 @@ def _tensorflow(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) 
     return engines.tensorflow(path, threads)
 
 
-def _nothing(graph: Graph, shape: tuple[int, ...], path: Path, threads: int) -> Run:
+def _nothing(graph: Graph | Decoder, shape: tuple[int, ...], path: Path, threads: int) -> Run:
     raise AssertionError("refused before")
 
 
@@ -78,20 +78,9 @@ def _check_torch(model: Model) -> None:
     )
 
 
-def _check_diffusers(model: Model) -> None:
-    kind = model.denoiser.net.kind
-    why = {
-        "net/unet": "its bypass (a 1x1 convolution around the whole network, scaled by the noise level) and its single "
-        "projection of skips have no counterpart there",
-        "net/dit": "it has no convolutions: its adaLN blocks have no counterpart there",
-    }.get(kind, "no exact mapping of its layers is known")
-    raise KakusanError(f"--format diffusers: UNet2DModel cannot hold {kind}: {why}; use --format onnx or openvino")
-
-
 FORMATS = {
     "onnx": Format(".onnx", _onnx, _check_onnx),
     "openvino": Format(".xml", _openvino, _check_openvino),
     "tf": Format(".savedmodel", _tensorflow, _check_tensorflow),
     "torch": Format("", _nothing, _check_torch),
-    "diffusers": Format("", _nothing, _check_diffusers),
 }

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from kakusan.core.batch import Cond
 from kakusan.core.model import Model
+from kakusan.domains.latent import Latent
 from kakusan.part import KakusanError
 
-__all__ = ["COEFFICIENTS", "OPSET", "Condition", "Graph", "need", "write_onnx"]
+__all__ = ["COEFFICIENTS", "OPSET", "Condition", "Decoder", "Graph", "need", "write_onnx"]
 
 OPSET = 18  # read by every ONNX Runtime since 1.14 (2023)
 COEFFICIENTS = ("lam", "c_in", "c_skip", "c_out")
@@ -102,6 +103,23 @@ class Graph(nn.Module):
         return {"x": x, "lam": 0.3 * ones, "c_in": 0.9 * ones, "c_skip": 0.5 * ones, "c_out": 0.7 * ones} | {
             "given": given
         }
+
+
+class Decoder(nn.Module):
+    """The way from a latent back to pictures as ``(z, {}) -> x0``; z (B, C, *S) is what was sampled."""
+
+    def __init__(self, domain: Latent) -> None:
+        super().__init__()
+        self.autoencoder = domain.autoencoder
+        for name, values in (("mean", domain.mean), ("std", domain.std)):
+            self.register_buffer(name, torch.tensor(values).reshape(1, -1, *[1] * (len(domain.shape()) - 1)))
+
+    def forward(self, z: Tensor, given: dict[str, Tensor]) -> Tensor:
+        return self.autoencoder.decode(z * self.get_buffer("std") + self.get_buffer("mean"))
+
+    def example(self, shape: tuple[int, ...], batch: int = 2) -> dict[str, Any]:
+        """Noise of the latent's shape."""
+        return {"z": torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)), "given": {}}
 
 
 def need(module: str, extra: str) -> None:

@@ -21,7 +21,8 @@ class Draws(Protocol):
 def sample(
     table: Mapping[str, Any], networks: Mapping[str, Run], eps: np.ndarray, given: Feed, draw: Draws
 ) -> np.ndarray:
-    """Samples (B, C, *S) from noise ``eps`` of that shape; ``given``: the conditions' inputs, (B, ...) each.
+    """Samples (B, C, *S) from noise ``eps`` of that shape, decoded where the table has a decoder; ``given``: the
+    conditions' inputs, (B, ...) each.
 
     ``draw`` makes the fresh noise of tables that ask for some.
     """
@@ -39,7 +40,7 @@ def sample(
             x = x + np.float32(b) * estimate
         if step["noise"]:
             x = x + np.float32(step["noise"]) * draw.standard_normal(x.shape, np.float32)
-    return x
+    return networks[table["decoder"]]({"z": x}) if table.get("decoder") else x
 
 
 def feeds(table: Mapping[str, Any], step: Mapping[str, Any], x: np.ndarray, given: Feed, none: list[str]) -> Feed:

@@ -21,7 +21,7 @@ from kakusan.runtime.graph import Graph
 if TYPE_CHECKING:
     from kakusan.runtime.export import Sampling
 
-__all__ = ["EVALUATION", "SAMPLE", "Checked", "anything", "verify"]
+__all__ = ["EVALUATION", "SAMPLE", "Checked", "anything", "apart", "verify", "within"]
 
 EVALUATION = 1e-4  # largest difference of one estimate of x0 from PyTorch's, where data are about [-1, 1]
 SAMPLE = 1 / 255  # of a whole sample: half a grey level of 8 bits
@@ -41,10 +41,10 @@ class Checked:
         """Plain data."""
         return asdict(self)
 
-    def words(self) -> str:
+    def words(self, peer: str = "PyTorch") -> str:
         """One line."""
         return (
-            f"against PyTorch: one evaluation within {self.evaluation:.1g} ({self.evaluation_allowed:.1g} allowed), "
+            f"against {peer}: one evaluation within {self.evaluation:.1g} ({self.evaluation_allowed:.1g} allowed), "
             f"a whole sample within {self.sample:.1g} ({self.sample_allowed:.1g} allowed)"
         )
 
@@ -63,20 +63,27 @@ def verify(
     shape = (_BATCH, *table["shape"])
     given = anything(table, _BATCH)
     eps = np.random.default_rng(0).standard_normal(shape, np.float32)
-    one = _within("one evaluation", _evaluations(table, truth, networks, eps, given))
+    one = within("one evaluation", _evaluations(table, truth, networks, eps, given))
     rng = Rng(range(_BATCH))
     start = model.denoiser.space.noise([shape[1:]] * _BATCH, rng, "start").numpy()
     expected = _pytorch(model, sampling, start * np.float32(table["start"]), given, rng)
+    if table.get("decoder"):
+        feed, name = {"z": expected}, table["decoder"]
+        alone = apart(networks[name](feed), truth[name](feed), EVALUATION)
+        one = max(one, within("the decoder", alone), key=lambda found: found[0] / found[1])
+        with torch.inference_mode():
+            assert model.domain is not None
+            expected = model.domain.decode(torch.from_numpy(expected)).numpy()  # type: ignore[attr-defined]
     noises = _Replay(model, sampling, [shape[1:]] * _BATCH, rng)
     found = host.sample(table, networks, start, given, noises)
-    return Checked(*one, *_within("a whole sample", _apart(found, expected, SAMPLE)))
+    return Checked(*one, *within("a whole sample", apart(found, expected, SAMPLE)))
 
 
-def _within(name: str, found: tuple[float, float]) -> tuple[float, float]:
+def within(name: str, found: tuple[float, float], peer: str = "PyTorch") -> tuple[float, float]:
     """(difference, what is allowed) where the one is not more than the other."""
     if not found[0] <= found[1]:
         raise KakusanError(
-            f"the exported model is not the same: {name} differs from PyTorch by {found[0]:.2g}, {found[1]:.2g} is "
+            f"the exported model is not the same: {name} differs from {peer} by {found[0]:.2g}, {found[1]:.2g} is "
             "allowed; its files were deleted"
         )
     return found
@@ -104,16 +111,17 @@ def _evaluations(
     worst = (0.0, EVALUATION)
     for step in (steps[0], steps[len(steps) // 2], steps[-1]):
         x = eps / np.float32(step["c_in"])
-        for name in networks:
+        for name in networks.keys() - {table.get("decoder")}:
             for none in ([], list(table["conditions"])):
                 feed = host.feeds(table, step, x, given, none)
-                found = _apart(networks[name](feed), truth[name](feed), EVALUATION)
+                found = apart(networks[name](feed), truth[name](feed), EVALUATION)
                 if not found[0] / found[1] <= worst[0] / worst[1]:  # NaN counts as worst
                     worst = found
     return worst
 
 
-def _apart(found: np.ndarray, expected: np.ndarray, share: float) -> tuple[float, float]:
+def apart(found: np.ndarray, expected: np.ndarray, share: float) -> tuple[float, float]:
+    """(largest difference, what is allowed of it)."""
     if found.shape != expected.shape:
         return float("inf"), share
     return float(np.abs(found - expected).max()), share * max(1.0, float(np.abs(expected).max()))
