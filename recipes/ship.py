@@ -3,7 +3,8 @@
     python recipes/ship.py runs/icons src/kakusan/models --name icons --licence Apache-2.0 --guidance 2 --steps 12
 
 Its averaged weights alone are taken; the weak model of autoguidance and paths of this machine are left out. The file is
-loaded again and draws the same seeds as the run. docs/how-to/shipped-models.md says what else a model needs to ship.
+loaded again and draws the same seeds as the run. ``--glossary`` puts one into a model of words, ``--classes`` names the
+classes of data that have numbers only. docs/how-to/shipped-models.md says what else a model needs to ship.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ import torch
 
 from kakusan.app import branches, sampler
 from kakusan.app.editing import Wanted
+from kakusan.app.glossed import put_glossary
 from kakusan.app.loaded import Loaded, load
 from kakusan.app.options import weights
+from kakusan.app.rundir import find_model
 from kakusan.app.sampler import Request
 from kakusan.app.spatial import LOW
 from kakusan.app.upscale import encoder_of, upscale
 from kakusan.checkpoint import save_model
+from kakusan.conditions.label import Label
 from kakusan.conditions.pretrained import PretrainedText
 from kakusan.core.model import Model
 from kakusan.part import KakusanError
@@ -44,11 +48,24 @@ def shrunk(loaded: Loaded, settings: dict[str, Any]) -> Model:
     for name, encoder in encoders.items():
         if isinstance(encoder, PretrainedText):
             raise KakusanError(f"{name} is read by a text encoder in {encoder.folder}, which no file carries")
+    if settings["classes"] is not None:
+        encoders["label"] = classed(model, settings["classes"])
     bare = Model(model.denoiser, model.domain, encoders, model.defaults | chosen(model, settings))
     for name, value in bare.state_dict().items():
         if value.is_floating_point() and not value.half().isfinite().all():
             raise KakusanError(f"{name} has numbers that half precision cannot hold (above 65,504, or not finite)")
     return bare.eval()
+
+
+def classed(model: Model, classes: list[str]) -> Label:
+    """The model's classes under other names."""
+    label = model.encoder("label") if "label" in model.encoders else None
+    if not isinstance(label, Label) or len(label.names) != len(classes):
+        count = len(label.names) if isinstance(label, Label) else 0
+        raise KakusanError(f"--classes names {len(classes)}, the model has {count} classes")
+    named = Label(classes, label.table.embedding_dim, label.called)
+    named.load_state_dict(label.state_dict())
+    return named
 
 
 def chosen(model: Model, settings: dict[str, Any]) -> dict[str, Any]:
@@ -93,12 +110,14 @@ def ship(run: Path, out: Path, name: str, licence: str, settings: dict[str, Any]
     """Write OUT/NAME.safetensors, or nothing where it is too large or draws something else; returns it."""
     if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
         raise KakusanError(f"--name {name}: small letters, digits and hyphens, as icons-upscale")
-    whole = load(run, "cpu")
-    bare = shrunk(whole, settings)
-    about = portable({k: v for k, v in whole.info_.items() if k not in ("hash", "parameters")})
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".ship-") as folder:
         file = Path(folder) / f"{name}.safetensors"
+        if settings["glossary"] is not None:
+            put_glossary(find_model(run), settings["glossary"], file)
+        whole = load(run if settings["glossary"] is None else file, "cpu")
+        bare = shrunk(whole, settings)
+        about = portable({k: v for k, v in whole.info_.items() if k not in ("hash", "parameters")})
         save_model(file, bare, about | {"name": name, "licence": licence}, torch.float16)
         size = file.stat().st_size
         print(f"{size:,} bytes, {sum(v.numel() for v in bare.state_dict().values()):,} numbers")
@@ -125,10 +144,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--guidance", action="append", help="the default weight, or NAME=W, may be repeated")
     parser.add_argument("--steps", type=int, help="steps by default")
     parser.add_argument("--solver", help="the solver by default")
+    parser.add_argument("--glossary", type=Path, help="words of other languages, for a model of words")
+    parser.add_argument("--classes", help="names of the classes in their order, with commas between")
     parser.add_argument("--prompt", help="what is drawn for the comparison, by a model of words")
     args = parser.parse_args(words)
     try:
         settings = {"guidance": weights(args.guidance), "steps": args.steps, "solver": args.solver}
+        settings |= {"glossary": args.glossary, "classes": args.classes and args.classes.split(",")}
         file = ship(args.run, args.out, args.name, args.licence, settings, args.prompt)
     except KakusanError as error:
         sys.exit(f"ship.py: {error}")

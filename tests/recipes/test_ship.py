@@ -72,6 +72,9 @@ def test_it_ships_as_one_half_precision_file_that_draws_the_same(sort, ship, tmp
     source, out = run(tmp_path / "run", sort, weak=sort == "text"), tmp_path / "models"
     words = [str(source), str(out), "--name", f"tiny-{sort}", "--licence", "CC0-1.0", "--steps", "3"]
     words += ["--prompt", "a red fish", "--guidance", "prompt=3", "--guidance", "style=1"] if sort == "text" else []
+    if sort == "text":
+        (tmp_path / "ja.txt").write_text("さかな = fish", "utf-8")
+        words += ["--glossary", str(tmp_path / "ja.txt"), "--classes", "plain,round"]
     ship.main(words)
     said = capsys.readouterr().out
     file = out / f"tiny-{sort}.safetensors"
@@ -96,6 +99,9 @@ def test_it_ships_as_one_half_precision_file_that_draws_the_same(sort, ship, tmp
     assert model.model.defaults["autoguidance"] == 1
     if sort == "text":
         assert model.model.defaults["guidance"] == {"prompt": 3.0, "label": 1.0}
+        assert model.model.encoder("label").names == ["plain", "round"]
+        asked = model.model.encoder("prompt").prepare(["red さかな", "red fish"])
+        assert torch.equal(*asked["pieces"])
     if sort == "upscaler":
         assert upscale(model, (255 * torch.rand(5, 7, 4)).byte().numpy())[0].data.shape == (10, 14, 4)
     else:
@@ -109,6 +115,7 @@ def test_it_ships_as_one_half_precision_file_that_draws_the_same(sort, ship, tmp
         (["--name", "x", "--guidance", "colour=2"], "colour"),
         (["--name", "x", "--guidance", "1000"], "--guidance 1000: weights go from"),
         (["--name", "x", "--steps", "0"], "--steps 0: choose between"),
+        (["--name", "x", "--classes", "one"], "--classes names 1, the model has 2 classes"),
         (["--name", "x", "--solver", "eulr"], "--solver 'eulr' is not known"),
     ],
 )
@@ -122,7 +129,7 @@ def test_bad_options_are_one_line_and_nothing_is_written(more, said, ship, tmp_p
 
 def test_what_is_too_large_or_too_coarse_does_not_ship(ship, tmp_path, monkeypatch):
     source, out = run(tmp_path / "run", "pixel"), tmp_path / "models"
-    settings = {"guidance": None, "steps": None, "solver": None}
+    settings = dict.fromkeys(["guidance", "steps", "solver", "glossary", "classes"])
     with monkeypatch.context() as patch:
         patch.setattr(ship, "MOST", 1000)
         with pytest.raises(KakusanError, match=r"x has [\d,]+ bytes; what ships has at most 1,000"):

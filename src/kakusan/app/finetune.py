@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from kakusan.app import keeping, rundir, shipped
+from kakusan.app import keeping, rundir
 from kakusan.app import recipe as recipes
+from kakusan.app.shipped import shipped
 from kakusan.catalog import build
 from kakusan.checkpoint import load_model, read_info
 from kakusan.domains.augment import Affine
@@ -68,8 +69,8 @@ class Base:
     def origin(self) -> dict[str, str]:
         """What a file of adapters says of it."""
         run = self.path.name == "model.safetensors" and self.path.resolve().parent.name
-        shipped = self.said if self.said in shipped.shipped() else None
-        name, file = shipped or run or self.path.stem, shipped or str(self.path.resolve())
+        known = self.said if self.said in shipped() else None
+        name, file = known or run or self.path.stem, known or str(self.path.resolve())
         return {"name": name, "file": file, "hash": self.hash}
 
     def knows(self, data: Mapping[str, Any]) -> bool:
