@@ -81,7 +81,8 @@ def train(
     prompt: Annotated[str | None, Parameter(help='With --from: a caption for all, "a photo of sks mug".')] = None,
     label: Annotated[str | None, Parameter(help="With --from: a class of the model for all pictures.")] = None,
     keep: Annotated[
-        list[str] | None, Parameter(help='With --from: what it should still draw, "a mug"; or how many samples of it.')
+        list[str] | None,
+        Parameter(help='With --from: what it should still draw, "a mug" or a .txt of prompts; how many.'),
     ] = None,
     autoencoder: Annotated[
         bool, Parameter(show_default=False, help="Train an autoencoder of the pictures, for --latent.")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kakusan.app import autoencode, finetune, planned, rundir
+from kakusan.app import autoencode, finetune, keeping, planned, rundir
 from kakusan.app import recipe as recipes
 from kakusan.app.latent import read_latent
 from kakusan.app.loaded import Loaded, Sample, load, pick_device
@@ -88,7 +88,7 @@ def train(
         given = {"labels": labels, "captions": captions, "fit": fit, "flip": flip, "size": size, "upscale": upscale}
         given |= {"masks": masks, "control": None if control is None else str(control)}
         given |= {"pairs": None if pairs is None else str(pairs), "style_image": style_image}
-        given |= {"prompt": prompt, "label": label, "keep": [keep] if isinstance(keep, str) else keep and list(keep)}
+        given |= {"prompt": prompt, "label": label, "keep": keeping.listed(keep)}
         said = planned.written(recipe, overrides)
         settings = said.get("data", {}) | {k: v for k, v in given.items() if v is not None} | {"path": str(data)}
         _apart(settings, autoencoder, latent)

@@ -33,7 +33,7 @@ FEW = 50  # pictures; of fewer, adapters are trained unless something else is sa
 RANK = 8
 STEPS = 200  # of few pictures, where neither steps nor minutes are said
 BATCH = 16  # of few pictures, at most
-LR = 2e-3  # of adapters
+LR = 1e-3  # of adapters
 SPATIAL = ("upscale", "masks", "control", "pairs", "style_image")  # what brings a condition that the model has not
 LOWER = {"kind": "optim/muon", "lr": 1e-3, "lr_rest": 7e-4}  # of all weights on few pictures: a tenth of the plan's
 
