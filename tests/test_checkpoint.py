@@ -211,6 +211,8 @@ def example(kind: str) -> dict:
         "condition/text-transformers": {"folder": "models/none", "width": 12, "tokens": 8, "heads": 2, "dim": 4},
         "condition/low-resolution": {"channels": 2, "factor": 2, "dim": 4},
         "condition/mask": {"channels": 2},
+        "condition/source": {"channels": 2},
+        "condition/picture": {"channels": 2, "dim": 4, "width": 4},
         "domain/image": {"size": [8, 8]},
         "domain/latent": {
             "domain": {"kind": "domain/image", "size": [8, 8]},

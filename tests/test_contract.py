@@ -51,6 +51,7 @@ EXAMPLES = {
     "condition/mask": {"channels": 3},
     "condition/map": {"mode": "RGB"},
     "condition/source": {"channels": 3},
+    "condition/picture": {"channels": 3, "dim": 8, "width": 4},
     "domain/image": {"size": [8, 8], "mode": "L"},
 }
 EXAMPLES["denoiser"] = {

@@ -94,6 +94,7 @@ CATALOG: dict[str, str] = {
     "condition/mask": "kakusan.conditions.spatial:Mask",
     "condition/map": "kakusan.conditions.spatial:Map",
     "condition/source": "kakusan.conditions.spatial:Source",
+    "condition/picture": "kakusan.conditions.picture:Picture",
     "domain/image": "kakusan.domains.image:Image",
     "domain/latent": "kakusan.domains.latent:Latent",
     "augment/affine": "kakusan.domains.augment:Affine",

@@ -155,11 +155,13 @@ def test_kept_samples_and_exact_resume(base, tmp_path, monkeypatch):
         "start": base,
         "prompt": "sks",
         "label": "cup",
-        "keep": ["a mug", "a cup", "6"],
+        "keep": [str(tmp_path / "kept.txt"), "a cup", "6"],
         "steps": 4,
     }
     given |= {"lora": 2, "overrides": [*SMALL, "training.batch=8", "defaults.steps=2"]}
+    (tmp_path / "kept.txt").write_text("a mug\n\n")
     straight = train(data, tmp_path / "straight", **given)
+    assert recipe.read(straight.run / "recipe.toml")["data"]["keep"] == ["a mug", "a cup", "6"]
     stopped(monkeypatch, 2, lambda: train(data, tmp_path / "out", **given))
     before = (tmp_path / "out" / "kept.safetensors").read_bytes()
     done = facade.resume(tmp_path / "out", progress=Progress(quiet=True))
@@ -225,6 +227,7 @@ def test_bad_input_is_one_clear_line(base, mine, tmp_path, capsys):
         "--lora -1: a rank of 1 or more": [other, "--from", base, "--lora", -1],
         "rank=9999": [other, "--from", base, "--lora", 9999],
         "--prompt: is empty": [other, "--from", base, "--prompt", " "],
+        "--keep gone.txt: no such file": [other, "--from", base, "--keep", "gone.txt"],
         "--keep 0: keep between": [other, "--from", base, "--keep", 0],
         "--keep 5 and --keep 6: say once": [other, "--from", base, "--keep", 5, "--keep", 6],
         "no such model": [other, "--from", tmp_path / "none"],

@@ -81,7 +81,8 @@ def train(
     prompt: Annotated[str | None, Parameter(help='With --from: a caption for all, "a photo of sks mug".')] = None,
     label: Annotated[str | None, Parameter(help="With --from: a class of the model for all pictures.")] = None,
     keep: Annotated[
-        list[str] | None, Parameter(help='With --from: what it should still draw, "a mug"; or how many samples of it.')
+        list[str] | None,
+        Parameter(help='With --from: what it should still draw, "a mug" or a .txt of prompts; how many.'),
     ] = None,
     autoencoder: Annotated[
         bool, Parameter(show_default=False, help="Train an autoencoder of the pictures, for --latent.")
@@ -91,6 +92,9 @@ def train(
     masks: Annotated[bool | None, Parameter(show_default=False, help="Also learn to fill holes, for inpaint.")] = None,
     control: Annotated[str | None, Parameter(help="Learn to follow maps: a folder of them by name, or edges.")] = None,
     pairs: Annotated[str | None, Parameter(help="Learn to follow instructions: a list of pairs in DATA.")] = None,
+    style_image: Annotated[
+        str | None, Parameter(help="Learn to draw in a picture's style: label (folders), or a field that says it.")
+    ] = None,
     json: Json = False,
 ) -> Outcome:
     """Train a model on your pictures, within a time; ends with the path of model.safetensors."""
@@ -109,7 +113,7 @@ def train(
             data, minutes=minutes, steps=steps, out=out, recipe=recipe, overrides=list(overrides), labels=labels,
             captions=captions, fit=fit, flip=flip, size=size, seed=seed, device=device, start=start,
             lora=lora, prompt=prompt, label=label, keep=keep, autoencoder=autoencoder, latent=latent,
-            upscale=upscale, masks=masks, control=control, pairs=pairs, progress=progress,
+            upscale=upscale, masks=masks, control=control, pairs=pairs, style_image=style_image, progress=progress,
         )  # fmt: skip
         return _trained(done, progress)
 

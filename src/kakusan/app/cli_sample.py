@@ -53,6 +53,7 @@ def sample(
     wildcards: Annotated[str, Parameter(help="{a,b}: every combination in turn, or by seed.")] = "turn",
     lora: Lora = None,
     control: Annotated[Path | None, Parameter(help="A map to follow, or a folder of them, one a sample.")] = None,
+    style_image: Annotated[Path | None, Parameter(help="A picture in whose style to draw.")] = None,
     film: Annotated[bool, Parameter(show_default=False, help="Also a film of the reverse process.")] = False,
     upscale: Annotated[str | None, Parameter(help="A model that then enlarges the samples.")] = None,
     recipe: Annotated[bool, Parameter("--recipe", negative="--no-recipe", help="Write the recipe into files.")] = True,
@@ -87,6 +88,10 @@ def sample(
 
             maps = maps_of(loaded, control, None if size is None else (size, size))
             asked["cond"] = (asked["cond"] or {}) | {"map": maps}
+        if style_image is not None:
+            from kakusan.app.styled import added
+
+            asked["cond"] = added(loaded, asked["cond"], style_image)
         request = loaded.request(count, **asked)
         enlarging = None if upscale is None else facade.load(upscale, device=device)
         if runtime != "eager" and not (tile and runtime == "auto"):
@@ -114,7 +119,8 @@ def sample(
                 "--threshold": threshold, "--autoguidance": autoguidance, "--chaos": chaos, "--tile": tile,
                 "--eta": eta, "--size": size, "--label": label, "--cond": cond, "--prompts": prompts,
                 "--wildcards": wildcards if wildcards != "turn" else None, "--film": film,
-                "--lora": lora, "--control": control, "--upscale": upscale, "--no-recipe": not recipe,
+                "--lora": lora, "--control": control, "--style-image": style_image, "--upscale": upscale,
+                "--no-recipe": not recipe,
                 "--out": out, "--batch": batch, "--device": device if device != "auto" else None,
                 "--runtime": runtime if runtime != "auto" else None,
             }  # fmt: skip

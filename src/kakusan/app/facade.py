@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kakusan.app import autoencode, finetune, planned, rundir
+from kakusan.app import autoencode, finetune, keeping, planned, rundir
 from kakusan.app import recipe as recipes
 from kakusan.app.latent import read_latent
 from kakusan.app.loaded import Loaded, Sample, load, pick_device
@@ -61,6 +61,7 @@ def train(
     masks: bool | None = None,
     control: str | Path | None = None,
     pairs: str | Path | None = None,
+    style_image: str | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a model on the pictures at ``data``, complete after ``minutes`` (10 if there are no ``steps`` either).
@@ -73,7 +74,9 @@ def train(
     pictures, and ``latent`` (its run or file) a model in its latent, which then carries it. ``upscale`` trains what
     enlarges pictures so many times, in place of what draws them; ``masks`` also teaches to fill holes, ``control`` to
     follow maps: a folder of them by the pictures' names, or "edges". ``pairs``, a list of pairs of pictures, trains
-    what changes pictures as it is told. In each of several processes (torchrun, Ray Train) it does that process's part.
+    what changes pictures as it is told. ``style_image``, "label" or a field, teaches to draw in the style of another
+    picture: in training one that is equal in it. In each of several processes (torchrun, Ray Train) it does that
+    process's part.
     """
     begun = readings()
     if autoencoder and latent is not None:
@@ -84,8 +87,8 @@ def train(
         through = None if latent is None else read_latent(latent, chosen)
         given = {"labels": labels, "captions": captions, "fit": fit, "flip": flip, "size": size, "upscale": upscale}
         given |= {"masks": masks, "control": None if control is None else str(control)}
-        given |= {"pairs": None if pairs is None else str(pairs)}
-        given |= {"prompt": prompt, "label": label, "keep": [keep] if isinstance(keep, str) else keep and list(keep)}
+        given |= {"pairs": None if pairs is None else str(pairs), "style_image": style_image}
+        given |= {"prompt": prompt, "label": label, "keep": keeping.listed(keep)}
         said = planned.written(recipe, overrides)
         settings = said.get("data", {}) | {k: v for k, v in given.items() if v is not None} | {"path": str(data)}
         _apart(settings, autoencoder, latent)
@@ -142,6 +145,8 @@ def _apart(settings: Tree, autoencoder: bool, latent: str | Path | None) -> None
     """Pictures as conditions and latents do not go together, but for those that instructions change."""
     if settings.get("pairs") and autoencoder:
         raise KakusanError(f"--pairs {settings['pairs']} and --autoencoder: first the one, then --pairs with --latent")
+    if settings.get("style_image") and autoencoder:
+        raise KakusanError("--style-image and --autoencoder: first the one, then --style-image with --latent")
     asked = [name for name in ("upscale", "masks", "control") if settings.get(name)]
     if asked and (autoencoder or latent is not None):
         other = "--autoencoder" if autoencoder else f"--latent {latent}"
@@ -248,7 +253,8 @@ def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trai
     out = folder.path.with_name(f"{folder.path.name}-{number}")
     shown.note(f"{folder.path} is finished and stays as it is; {out} goes on from its weights")
     same = (
-        "labels", "captions", "fit", "flip", "size", "upscale", "masks", "control", "pairs", "prompt", "label", "keep",
+        "labels", "captions", "fit", "flip", "size", "upscale", "masks", "control", "pairs", "style_image",
+        "prompt", "label", "keep",
     )  # fmt: skip
     data = {k: tree["data"].get(k) for k in same}
     again = [f"data.{k}={v}" for k in ("fields", "held_out") if (v := tree["data"].get(k)) not in (None, "", [])]

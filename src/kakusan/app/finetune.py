@@ -33,8 +33,8 @@ FEW = 50  # pictures; of fewer, adapters are trained unless something else is sa
 RANK = 8
 STEPS = 200  # of few pictures, where neither steps nor minutes are said
 BATCH = 16  # of few pictures, at most
-LR = 2e-3  # of adapters
-SPATIAL = ("upscale", "masks", "control", "pairs")  # what brings a condition that the model has not
+LR = 1e-3  # of adapters
+SPATIAL = ("upscale", "masks", "control", "pairs", "style_image")  # what brings a condition that the model has not
 LOWER = {"kind": "optim/muon", "lr": 1e-3, "lr_rest": 7e-4}  # of all weights on few pictures: a tenth of the plan's
 
 Tree = dict[str, Any]
@@ -118,7 +118,9 @@ class Way:
         """The [data] section: what the model decides under what its user said."""
         asked = next((name for name in SPATIAL if data.get(name)), None)
         if self.rank and asked is not None:
-            raise KakusanError(f"--{asked} is learnt by all weights: with --from {self.base.said} add --lora 0")
+            raise KakusanError(
+                f"--{asked.replace('_', '-')} is learnt by all weights: with --from {self.base.said} add --lora 0"
+            )
         low = next((e for e in self.base.encoders.values() if e["kind"] == "condition/low-resolution"), None)
         if low is not None and not data.get("upscale"):
             raise KakusanError(f"--from {self.base.said}: enlarges pictures: add --upscale {low['factor']} --lora 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -10,6 +11,7 @@ import torch
 
 from kakusan.app import sampler
 from kakusan.app.loaded import Loaded
+from kakusan.app.prompts import read_prompts
 from kakusan.app.rundir import RunDir
 from kakusan.app.sampler import Request
 from kakusan.catalog import build
@@ -21,11 +23,24 @@ from kakusan.part import KakusanError, Spec
 from kakusan.training.captions import PROMPT
 from kakusan.training.kept import Kept
 
-__all__ = ["COUNT", "check", "draw", "read"]
+__all__ = ["COUNT", "check", "draw", "listed", "read"]
 
-COUNT = 64  # samples, where no number is said
+COUNT = 64  # samples, where no number is said and there are no more prompts
 MOST = 10_000
 AT_ONCE = 16
+
+
+def listed(words: str | Sequence[str] | None) -> list[str] | None:
+    """What is to be kept as a list, files of prompts (``.txt``, one a line) by their prompts."""
+    found: list[str] = []
+    for word in [words] if isinstance(words, str) else words or ():
+        if word.lower().endswith(".txt"):
+            if not Path(word).is_file():
+                raise KakusanError(f"--keep {word}: no such file; it is a text file with one prompt a line")
+            found += [line.text for line in read_prompts(word)]
+        else:
+            found.append(word)
+    return None if words is None else found
 
 
 def check(words: Sequence[str], encoders: Mapping[str, Spec]) -> None:
@@ -46,7 +61,7 @@ def _parsed(words: Sequence[str]) -> tuple[list[str], int]:
     numbers = [int(word) for word in words if word.strip().isdecimal()]
     if len(numbers) > 1:
         raise KakusanError(f"--keep {numbers[0]} and --keep {numbers[1]}: say once how many")
-    return [word for word in words if not word.strip().isdecimal()], numbers[0] if numbers else COUNT
+    return [word for word in words if not word.strip().isdecimal()], numbers[0] if numbers else max(COUNT, len(words))
 
 
 def asked(model: Model, words: Sequence[str], seed: int) -> Request:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kakusan.app import adapters, asking, branches, prompts, rundir, sampler, varying
+from kakusan.app import adapters, asking, branches, prompts, rundir, sampler, styled, varying
 from kakusan.app.editable import Editable
 from kakusan.app.sampled import Sample
 from kakusan.app.sampler import Request
@@ -154,6 +154,7 @@ class Loaded(Editable):
         churn: float | None = None,
         size: int | tuple[int, int] | None = None,
         cond: Mapping[str, Any] | None = None,
+        style_image: str | Path | Sequence[str | Path] | None = None,
         prompts: str | Path | None = None,
         from_line: int = 1,
         wildcards: str = "turn",
@@ -166,14 +167,15 @@ class Loaded(Editable):
 
         n is 1 where nothing else says: a list has a value for each sample, wildcards stand for several prompts, and
         each of a file of ``prompts`` (from line ``from_line`` on) gets n samples. ``guidance`` is one weight, or one
-        for each condition. ``stop`` is asked at every step; once it says True, the samples of the batches finished so
-        far are returned.
+        for each condition. ``style_image``: a picture in whose style to draw, or one a sample. ``stop`` is asked at
+        every step; once it says True, the samples of the batches finished so far are returned.
         """
         settings = {
             "steps": steps, "solver": solver, "guidance": guidance, "guidance_interval": guidance_interval,
             "guidance_rescale": guidance_rescale, "apg": apg, "autoguidance": autoguidance, "threshold": threshold,
             "chaos": chaos, "tile": tile, "eta": eta, "churn": churn, "size": size,
         }  # fmt: skip
+        cond = styled.added(self, cond, style_image)
         request = self.request(n, prompt, label, seed, cond, None, negative, wildcards, prompts, from_line, **settings)
         return self.draw(request, film, batch, progress, stop)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kakusan.app import paired, spatial, suiting
+from kakusan.app import paired, spatial, styled, suiting
 from kakusan.app.show import Progress
 from kakusan.catalog import build, find
 from kakusan.conditions.prompt import escape
@@ -53,6 +53,7 @@ DATA: dict[str, Any] = {  # the [data] section of a recipe and its defaults
     "masks": False,
     "control": None,
     "pairs": None,
+    "style_image": None,
     "crop": None,
     "prompt": None,
     "label": None,
@@ -255,6 +256,7 @@ def open_project(
         raise KakusanError(f"--captions {chosen['captions']}: auto (read them where there are any) or none")
     chosen = spatial.settled(chosen)
     source, pairs = paired.opened(chosen)
+    styles = styled.groups(source, chosen)
     if chosen["captions"] == "none":
         source.texts = None
     if encoders is not None:
@@ -284,6 +286,8 @@ def open_project(
     data = Dataset.of(source, cache)
     if chosen["control"] not in (None, spatial.EDGES):
         data = replace(data, maps=beside(source, cache, str(chosen["control"]), fitted))
+    if styles is not None:
+        data = styled.paired(data, styles[np.asarray(cache.rows)], chosen, fitted, progress)
     train, held = _split(data, chosen["held_out"])
     small = len(train) < SMALL if chosen["augment"] is None else bool(chosen["augment"])
     augment = Affine(transparent=fitted.mode == "RGBA") if small else None

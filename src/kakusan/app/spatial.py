@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from kakusan.app import styled
 from kakusan.app.given import Given
 from kakusan.conditions.spatial import LowResolution, Map, Mask, Source
 from kakusan.conditions.strokes import edges
@@ -20,6 +21,7 @@ from kakusan.domains.image import Image
 from kakusan.part import KakusanError, Spec
 from kakusan.training.maps import MAP, Maps
 from kakusan.training.pairs import SOURCE, Sources
+from kakusan.training.references import STYLE
 
 if TYPE_CHECKING:
     from kakusan.app.loaded import Loaded
@@ -42,6 +44,7 @@ Tree = dict[str, Any]
 def settled(chosen: Tree) -> Tree:
     """The [data] section with what a kind of training decides: who enlarges pictures needs no classes and no words."""
     factor = chosen["upscale"]
+    chosen = styled.settled(chosen)
     if chosen["pairs"] is not None:
         return _paired(chosen)
     if isinstance(chosen["held_out"], str):
@@ -119,6 +122,8 @@ def specs(chosen: Tree, domain: Image, maps: Maps | Sources | None, channels: in
         out[MASK] = {"kind": Mask.kind, "channels": domain.channels}
     if chosen["control"] is not None:
         out[MAP] = {"kind": Map.kind, "mode": "L" if maps is None else maps.domain.mode, "edges": maps is None}
+    if chosen["style_image"] is not None:
+        out[STYLE] = styled.spec(domain)
     return out
 
 
@@ -162,6 +167,8 @@ def drawn_by(model: Model, project: Project, seeds: Sequence[int]) -> dict[str, 
     if SOURCE in model.encoders and isinstance(project.shown.maps, Sources):
         pictures = project.shown.maps.inputs(project.captioned(len(seeds)))["picture"]
         out[SOURCE] = [Given(picture) for picture in pictures]
+    if STYLE in model.encoders:
+        out[STYLE] = styled.drawn_by(project, seeds)
     if LOW in model.encoders:
         encoder = model.encoder(LOW)
         assert isinstance(encoder, LowResolution)

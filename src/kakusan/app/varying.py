@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kakusan.app import adapters, spatial
+from kakusan.app import adapters, spatial, styled
 from kakusan.app.prompts import recalled as value_of
 from kakusan.app.sampler import Request
 from kakusan.app.start import Start, level_of, stamp
@@ -19,6 +19,7 @@ from kakusan.domains.domain import Record
 from kakusan.domains.latent import seen
 from kakusan.domains.picture import read_recipe
 from kakusan.part import KakusanError
+from kakusan.training.references import STYLE
 
 if TYPE_CHECKING:
     from kakusan.app.loaded import Loaded, Sample
@@ -92,7 +93,7 @@ def request(
     cond = {k: v for k, v in asked.cond.items() if k in named}  # no class by chance: the picture is what it is
     if made is not None:
         before = _settings(made)
-        base = {k: [v] * n for k, v in _values(made, "cond").items()}
+        base = {k: [_pictured(loaded, k, v, made, Path(path))] * n for k, v in _values(made, "cond").items()}
         against = {k: [v] * n for k, v in _values(made, "negative").items()}
         asked = replace(asked, **{k: v for k, v in before.items() if k not in given})
         cond, asked = base | cond, replace(asked, negative=against | asked.negative)
@@ -107,7 +108,7 @@ def recalled(loaded: Loaded, made: Mapping[str, Any], file: Path, depth: int = 0
     if depth > _MOST:
         raise KakusanError(f"{file}: began from more than {_MOST} pictures in turn that are gone; put the last back")
     cond, negative = ({k: [v] for k, v in _values(made, name).items()} for name in ("cond", "negative"))
-    cond = {k: [_pictured(loaded, v[0], made, file)] for k, v in cond.items()}
+    cond = {k: [_pictured(loaded, k, v[0], made, file)] for k, v in cond.items()}
     again = Request(seeds=[int(made["seed"])], cond=cond, negative=negative, **_settings(made))
     if "from" not in made:
         return again
@@ -145,17 +146,19 @@ def _values(made: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {str(k): value_of(v) for k, v in (made.get(name) or {}).items()}
 
 
-def _pictured(loaded: Loaded, value: Any, made: Mapping[str, Any], file: Path) -> Any:
+def _pictured(loaded: Loaded, name: str, value: Any, made: Mapping[str, Any], file: Path) -> Any:
     """A condition that is a picture, from its file, which has to be what it was; any other as it is."""
     if not isinstance(value, dict) or "picture" not in value:
         return value
     path = Path(str(value["picture"]))
+    what = "style image" if name == STYLE else "map"
     place = next((p for p in (path, file.parent / path.name) if p.is_file()), None)
     if place is None:
-        raise KakusanError(f"{file}: its map {path} is not there any more; put it back, or beside {file.name}")
-    given = spatial.mapped(loaded, place, tuple(int(n) for n in made["size"]) if made.get("size") else None)
+        raise KakusanError(f"{file}: its {what} {path} is not there any more; put it back, or beside {file.name}")
+    size = tuple(int(n) for n in made["size"]) if made.get("size") else None
+    given = styled.styled(loaded, place) if name == STYLE else spatial.mapped(loaded, place, size)
     if given.source is None or given.source["sha256"] != value["sha256"]:
-        raise KakusanError(f"{file}: its map {place} has changed since; put the old file back")
+        raise KakusanError(f"{file}: its {what} {place} has changed since; put the old file back")
     return given
 
 

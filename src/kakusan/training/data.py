@@ -22,6 +22,7 @@ from kakusan.training.fields import Column
 from kakusan.training.latents import Latents
 from kakusan.training.maps import Maps
 from kakusan.training.pairs import Pairs, Sources
+from kakusan.training.references import STYLE, References
 from kakusan.training.source import Source, Texts
 
 __all__ = ["Batches", "Dataset"]
@@ -41,6 +42,7 @@ class Dataset:
     texts: Texts | None = None
     fields: dict[str, Column] = field(default_factory=dict)
     maps: Maps | Sources | None = None
+    references: References | None = None
 
     @classmethod
     def of(cls, source: Source, cache: Cache) -> Dataset:
@@ -88,7 +90,10 @@ class Dataset:
         texts = None if self.texts is None else self.texts.subset(at)
         fields = {name: column.subset(at) for name, column in self.fields.items()}
         maps = None if self.maps is None else self.maps.subset(at)
-        return replace(self, index=np.asarray(index), labels=labels, texts=texts, fields=fields, maps=maps)
+        references = None if self.references is None else self.references.subset(at)
+        return replace(
+            self, index=np.asarray(index), labels=labels, texts=texts, fields=fields, maps=maps, references=references
+        )
 
     def split(self, held_out: float = 0.05, seed: int = 0) -> tuple[Dataset, Dataset]:
         """(training, held out), by each picture's content and the seed: exact duplicates stay on one side.
@@ -236,7 +241,7 @@ class Batches:
         rows = self.rows(step)
         prompt = self._prompts(rows, [f"epoch {epoch}" for epoch in self._places(step)[0]])
         read = self._read(rows) if not self.crop else torch.from_numpy(_wide(self._pieces(rows, step)))
-        host = _Host(read, self._labels(rows), self._fields(rows) | self._maps(rows, step), prompt)
+        host = _Host(read, self._labels(rows), self._fields(rows) | self._pictures(rows, step), prompt)
         if self.device.type == "cuda":
             host.pixels = host.pixels.pin_memory()
         if self.device.type == "cpu":
@@ -268,11 +273,13 @@ class Batches:
     def _fields(self, rows: np.ndarray) -> Inputs:
         return {name: column.inputs(rows) for name, column in self.dataset.fields.items()}
 
-    def _maps(self, rows: np.ndarray, step: int) -> Inputs:
-        if self.dataset.maps is None:
-            return {}
-        turned = _turned(self.rng(step)) if self.flip else None
-        return {self.dataset.maps.name: self.dataset.maps.inputs(rows, turned)}
+    def _pictures(self, rows: np.ndarray, step: int) -> Inputs:
+        maps, references, out = self.dataset.maps, self.dataset.references, Inputs()
+        if maps is not None:
+            out[maps.name] = maps.inputs(rows, _turned(self.rng(step)) if self.flip else None)
+        if references is not None:
+            out[STYLE] = references.inputs(rows, self.rng(step))
+        return out
 
     def _moved(self, inputs: Inputs) -> Inputs:
         return {n: {k: v.to(self.device, non_blocking=True) for k, v in i.items()} for n, i in inputs.items()}

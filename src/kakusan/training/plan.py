@@ -26,6 +26,7 @@ from kakusan.training.captions import PROMPT
 from kakusan.training.machine import autocast, wait
 from kakusan.training.optim import Optim
 from kakusan.training.pairs import SOURCE
+from kakusan.training.references import STYLE
 
 __all__ = ["Facts", "Plan", "make", "time_steps"]
 
@@ -68,6 +69,11 @@ class Facts:
     def instructed(self) -> bool:
         """Whether the model changes a picture as it is told."""
         return SOURCE in self.spatial
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is a condition that one weight of guidance is for."""
+        return bool(self.classes or self.fields or self.vocabulary) or STYLE in self.spatial
 
     @property
     def tokens(self) -> int:
@@ -132,7 +138,7 @@ def model_spec(facts: Facts, net: Spec) -> Spec:
         "solver": {"kind": "solver/dpm2m"},
         "grid": {"kind": "grid/karras", "k_min": 0.01, "k_max": 80.0},
         "steps": 20,
-        "guidance": GUIDANCE if facts.classes or facts.fields or facts.vocabulary else 1.0,
+        "guidance": GUIDANCE if facts.guided else 1.0,
         "autoguidance": AUTOGUIDANCE,
         "eta": 0.0,
     }
