@@ -22,8 +22,8 @@ def distill(
     method: Annotated[
         str,
         Parameter(
-            help="consistency: a student of 1 to 4 steps; progressive: one by halving the teacher's steps; "
-            "shrink: a smaller network; tune: learned times and solver weights."
+            help="consistency: a student of 1 to 4 steps; mean-flow: one of the mean velocity; progressive: one by "
+            "halving the teacher's steps; shrink: a smaller network; tune: learned times and solver weights."
         ),
     ] = "consistency",
     steps: Annotated[

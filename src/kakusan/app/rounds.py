@@ -13,6 +13,8 @@ from kakusan.app.narrower import narrower
 from kakusan.app.project import Project
 from kakusan.checkpoint import read_info
 from kakusan.conditions.guidance import Guidance
+from kakusan.conditions.landing import Landing
+from kakusan.distillation.meanflow import LANDING
 from kakusan.distillation.teacher import WEIGHT
 from kakusan.part import KakusanError
 from kakusan.training import plan
@@ -60,6 +62,8 @@ def planned(teacher: Loaded, project: Project, wish: Wish) -> list[Round]:
         objective, drawn = _imitation(known, project, guided)
     else:
         objective, drawn = _METHODS[wish.method](known, wish.steps, guided)
+    if wish.method == "mean-flow":
+        _landing(spec)
     if wish.size is not None:
         spec["denoiser"]["net"] = narrower(spec["denoiser"]["net"], wish.size)
     if wish.weights is not None:
@@ -96,18 +100,37 @@ def _weighed(spec: Tree, weights: tuple[float, float], usual: float, asked: bool
     net["vector"] = int(net.get("vector", 0)) + made.dim
 
 
+def _landing(spec: Tree) -> None:
+    """Where a step lands as one more condition of the student."""
+    encoders, net = spec["encoders"], spec["denoiser"]["net"]
+    if LANDING not in encoders:
+        made = Landing()
+        encoders[LANDING] = made.spec()
+        net["vector"] = int(net.get("vector", 0)) + made.dim
+
+
 def _consistency(known: Tree, steps: int, guided: Tree) -> tuple[Tree, Tree]:
     """The objective, and the solver and grid that draw with it."""
     objective = {"kind": "objective/consistency", "path": "teacher", **guided}
     return objective, {"solver": {"kind": "solver/ddim"}, "grid": {"kind": "grid/consistency"}}
 
 
-def _progressive(known: Tree, steps: int, guided: Tree) -> tuple[Tree, Tree]:
-    base = known["grid"]
+def _mean_flow(known: Tree, steps: int, guided: Tree) -> tuple[Tree, Tree]:
+    objective = {"kind": "objective/mean-flow", **guided}
+    grid = {"kind": "grid/every", "base": _plain(known), "steps": FIRST}
+    return objective, {"solver": {"kind": "solver/ddim"}, "grid": grid}
+
+
+def _plain(known: Tree) -> Tree:
+    """The teacher's grid for any number of steps."""
+    base: Tree = known["grid"]
     while base["kind"] in ("grid/learned", "grid/every"):
         base = base["base"]
-    if base["kind"] in ("grid/consistency", "grid/listed"):
-        base = sampler.DEFAULTS["grid"]
+    return sampler.DEFAULTS["grid"] if base["kind"] in ("grid/consistency", "grid/listed") else base
+
+
+def _progressive(known: Tree, steps: int, guided: Tree) -> tuple[Tree, Tree]:
+    base = _plain(known)
     first = 2 * steps
     while first < FIRST:
         first *= 2
@@ -135,7 +158,7 @@ def _shrunk(tree: Tree, objective: Tree, drawn: Tree, steps: int) -> Tree:
     return made
 
 
-_METHODS = {"consistency": _consistency, "progressive": _progressive}
+_METHODS = {"consistency": _consistency, "mean-flow": _mean_flow, "progressive": _progressive}
 
 
 _TUNED = {"kind": "optim/muon", "lr": 0.005, "lr_rest": 0.0035}  # of weights that are good already
