@@ -55,7 +55,7 @@ class MeanFlow(Objective):
         power: float = 1.0,
         guidance: float = 1.0,
         autoguidance: float = 1.0,
-        align: int | None = 0,
+        align: int | None = None,
         points: int = 16,
         dropout: float = 0.1,
     ) -> None:
