@@ -237,7 +237,7 @@ def test_the_weight_of_guidance_as_an_input_of_a_student(trained, tmp_path):
 
 
 def test_a_student_of_the_mean_velocity_jumps_and_is_resumed_exactly(trained, tmp_path, monkeypatch):
-    options: dict[str, Any] = {"method": "mean-flow", "more": ["objective.align=3"]}
+    options: dict[str, Any] = {"method": "mean-flow", "more": ["objective.align=3"], "wanted": 2}
     straight = student(trained, tmp_path / "straight", **options)
     with stopped(monkeypatch):
         assert student(trained, tmp_path / "out", **options).interrupted

@@ -27,7 +27,10 @@ def distill(
         ),
     ] = "consistency",
     steps: Annotated[
-        int | None, Parameter(help="Steps it is made for: 2; 4 for progressive, 5 for tune, for shrink the teacher's.")
+        int | None,
+        Parameter(
+            help="Steps it is made for: 2; 4 for mean-flow and progressive, 5 for tune, for shrink the teacher's."
+        ),
     ] = None,
     minutes: Annotated[float | None, Parameter(help="Time it may take: 10 for a student, 3 for tune.")] = None,
     guidance: Annotated[float | None, Parameter(help="Guidance that goes inside; the teacher's own.")] = None,
