@@ -20,6 +20,7 @@ from kakusan.app import distil, distilled, facade, fewsteps, recipe, sampler, tu
 from kakusan.app.cli import main
 from kakusan.app.columns import columns
 from kakusan.app.distil import Distilled, distill
+from kakusan.app.export import export
 from kakusan.app.fewsteps import Point, verdict
 from kakusan.app.loaded import Loaded, load
 from kakusan.app.rounds import Wish, planned
@@ -235,6 +236,27 @@ def test_the_weight_of_guidance_as_an_input_of_a_student(trained, tmp_path):
     assert int(zeros.sum()) == 8 and torch.equal(moved[:, ~zeros], before), "the others keep their columns"
 
 
+def test_a_student_of_the_mean_velocity_jumps_and_is_resumed_exactly(trained, tmp_path, monkeypatch):
+    options: dict[str, Any] = {"method": "mean-flow", "more": ["objective.align=3"], "wanted": 2}
+    straight = student(trained, tmp_path / "straight", **options)
+    with stopped(monkeypatch):
+        assert student(trained, tmp_path / "out", **options).interrupted
+    assert not facade.resume(tmp_path / "out", progress=Progress(quiet=True)).interrupted
+    model, other = straight.load("cpu"), load(tmp_path / "out", "cpu").model.state_dict()
+    for name, tensor in model.model.state_dict().items():
+        assert torch.equal(tensor, other[name]), name
+    two = model.sample(1, seed=5, label="disc")[0]
+    assert sampler.evaluations(two.recipe) == 2, "guidance is inside"
+    moved = model.model.state_dict()["denoiser.net.vector_in.weight"][:, -8:]
+    assert float(moved.abs().max()) > 0, "it has learnt that jumps differ"
+    model.model.timed = None
+    assert not torch.equal(model.sample(1, seed=5, label="disc")[0].raw, two.raw), "the sampler tells where steps land"
+    with pytest.raises(KakusanError, match="the sampler says where its steps land"):
+        straight.load("cpu").sample(1, cond={"landing": 1.0})
+    with pytest.raises(KakusanError, match="told where each step lands"):
+        export(straight.path, out=tmp_path / "exported", progress=Progress(quiet=True))
+
+
 def test_a_smaller_student_alone_is_drawn_as_its_teacher_and_judged_by_what_it_costs(trained, tmp_path, monkeypatch):
     done = student(trained, tmp_path / "out", steps=4, method="shrink", student_size=0.4, guidance=2.0)
     model, teacher = done.load("cpu"), load(trained[0], "cpu")
@@ -364,7 +386,7 @@ def test_a_worse_student_recommends_the_solver(trained, tmp_path, monkeypatch):
     ("options", "said"),
     [
         ({"method": "consistancy"}, "did you mean 'consistency'"),
-        ({"method": "magic"}, "choose one of: consistency, progressive, shrink, tune"),
+        ({"method": "magic"}, "choose one of: consistency, mean-flow, progressive, shrink, tune"),
         ({"steps": 0}, "--steps 0: --method consistency makes models of 1 to 100 steps"),
         ({"method": "tune", "steps": 1}, "--steps 1: --method tune makes models of 2"),
         ({"minutes": 0.0}, "--minutes 0: must be greater than 0"),

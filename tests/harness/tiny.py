@@ -32,10 +32,11 @@ class Tiny(Net):
 
     kind = "test/tiny"
 
-    def __init__(self, dropout: float = 0.1) -> None:
+    def __init__(self, dropout: float = 0.1, vector: int = 2) -> None:
         super().__init__()
+        self.vector = vector
         self.stem = nn.Conv2d(1, 8, 3, padding=1)
-        self.level = nn.Linear(3, 8)
+        self.level = nn.Linear(1 + vector, 8)
         self.inner = nn.Conv2d(8, 8, 3, padding=1)
         self.drop = nn.Dropout(dropout)
         self.out = nn.Conv2d(8, 1, 3, padding=1)
@@ -44,7 +45,7 @@ class Tiny(Net):
         return {"inner.weight"}
 
     def forward(self, x: Tensor, lam: Tensor, cond: Cond) -> Tensor:
-        given = torch.zeros(len(x), 2) if cond.vector is None else cond.vector
+        given = torch.zeros(len(x), self.vector) if cond.vector is None else cond.vector
         h = self.stem(x) + self.level(torch.cat([lam[:, None] / 5, given], 1))[:, :, None, None]
         return self.out(torch.tanh(self.inner(self.drop(torch.tanh(h)))))
 

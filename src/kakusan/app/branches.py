@@ -49,13 +49,18 @@ def known(model: Model, name: str) -> str:
     """The name of a condition of this model, or the one that is called so; raises KakusanError with the nearest."""
     if name in model.encoders:
         return name
-    called = {str(getattr(model.encoder(n), "called", n)): n for n in model.encoders if n != "augment"}
+    called = {str(getattr(model.encoder(n), "called", n)): n for n in model.encoders if _asked(model, n)}
     if name in called:
         return called[name]
     names = list(called)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? it has: " if near else "it has: "
     raise KakusanError(f"this model has no condition {name!r}; {hint}{', '.join(names) or 'none: it is unconditional'}")
+
+
+def _asked(model: Model, name: str) -> bool:
+    """Whether a condition is for users to ask for."""
+    return name != "augment" and not model.encoder(name).timed
 
 
 def _guided(model: Model, name: str) -> bool:
@@ -115,7 +120,7 @@ def _weights(model: Model, asked: Any, default: Any, active: list[str]) -> float
                 raise KakusanError(f"--guidance {name}={asked[name]}: no {name} is asked for; add --cond {name}=VALUE")
     elif asked is not None:
         weight = weight_of("--guidance", asked)
-        if weight != 1 and not [n for n in model.encoders if n != "augment"]:
+        if weight != 1 and not [n for n in model.encoders if _asked(model, n)]:
             raise KakusanError(f"--guidance {weight:g}: this model has no conditions to be guided by; leave it out")
         return weight
     elif not isinstance(default, Mapping):

@@ -1,4 +1,5 @@
-"""distill: fewer evaluations with the same network (tune), or a student that needs few (consistency, progressive).
+"""distill: fewer evaluations with the same network (tune), or a student that needs few (consistency, mean-flow,
+progressive).
 
 Everything goes to one new folder: model.safetensors, few-steps.html and few-steps.json. The teacher's file stays as it
 is, unless asked.
@@ -35,7 +36,7 @@ from kakusan.training.stop import Stop
 
 __all__ = ["METHODS", "Distilled", "distill"]
 
-METHODS = {"consistency": 2, "progressive": 4, "shrink": 0, "tune": 5}  # and their steps; 0: the teacher's own
+METHODS = {"consistency": 2, "mean-flow": 4, "progressive": 4, "shrink": 0, "tune": 5}  # steps; 0: the teacher's own
 SIZE = 0.25  # of a student that is only to be smaller
 TUNING = 3.0  # minutes, for tuning
 Tree = dict[str, Any]
@@ -64,11 +65,11 @@ def distill(
     """From a trained model to one that needs few evaluations, within ``minutes``; the teacher is never replaced.
 
     ``method``: "consistency" trains a student for ``steps`` (2) evaluations, with the teacher's guidance inside (10
-    minutes); "progressive" one for ``steps`` (4), by halving the teacher's steps again and again; "shrink" a smaller
-    network that answers as the teacher does; "tune" learns times and solver weights for ``steps`` (5) steps and leaves
-    the network as it is (3 minutes, no pictures needed). ``student_size``: the student's share of the teacher's
-    parameters (0.25 for "shrink"); students of few steps are shrunk first. ``count``: samples of each point of the
-    report, drawn after the minutes; 0 is no report.
+    minutes); "mean-flow" one for ``steps`` (4) jumps by its mean velocity; "progressive" one for ``steps`` (4), by
+    halving the teacher's steps again and again; "shrink" a smaller network that answers as the teacher does; "tune"
+    learns times and solver weights for ``steps`` (5) steps and leaves the network as it is (3 minutes, no pictures
+    needed). ``student_size``: the student's share of the teacher's parameters (0.25 for "shrink"); students of few
+    steps are shrunk first. ``count``: samples of each point of the report, drawn after the minutes; 0 is no report.
     ``guidance_range``: (low, high), to make the weight of guidance an input of the student instead of a fixed one.
     ``set_default``: also write what tuning found into the teacher's own file.
     """

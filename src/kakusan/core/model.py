@@ -27,6 +27,7 @@ class Encoder(Part, nn.Module, abc.ABC):
     guided = True  # whether one weight for all conditions is its weight too; else it is in all branches, or has its own
     leading = False  # whether guidance goes by it first, from nothing, and from it to the others (``guide/chain``)
     needed = False  # whether there is nothing to sample without it
+    timed = False  # whether it says where a step lands: told anew at every evaluation (``between``), by no user
 
     @abc.abstractmethod
     def prepare(self, values: list[Any]) -> dict[str, Tensor]:
@@ -60,6 +61,10 @@ class Encoder(Part, nn.Module, abc.ABC):
         """Which of the others' (R) conditions equal each row's (B), (B, R) bool; None where equality says nothing."""
         return None
 
+    def between(self, lam_t: Tensor, lam_s: Tensor) -> dict[str, Tensor]:
+        """What a timed condition is told of falls from log-SNR lam_t to lam_s, (B,) each; nothing, by default."""
+        return {}
+
     @abc.abstractmethod
     def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
         """Prepared inputs (B, ...); keep (B,) bool, False = the learned null in that row's place."""
@@ -91,7 +96,8 @@ class Model(Part, nn.Module):
         self.denoiser = denoiser
         self.domain = domain
         given = dict(encoders or {})  # files keep no order of names, and the ports are joined in this one
-        self.encoders = nn.ModuleDict({name: given[name] for name in sorted(given, key=_place)})
+        self.encoders = nn.ModuleDict({n: given[n] for n in sorted(given, key=lambda n: (given[n].timed, *_place(n)))})
+        self.timed = next((name for name in self.encoders if given[name].timed), None)
         self.defaults = dict(defaults or {})
         self.weak = weak
 
@@ -143,13 +149,26 @@ class Model(Part, nn.Module):
             count = len(chosen)
             repeated = x if count == 1 else x.repeat(count, *[1] * (x.ndim - 1))
             time = t.repeat(count) if t.ndim else t
-            return tuple(self.denoiser(repeated, time, joint[chosen]).chunk(count))
+            cond = self.landing(joint[chosen], time, s.repeat(count) if s.ndim else s)
+            return tuple(self.denoiser(repeated, time, cond).chunk(count))
 
         return evaluate
 
+    def landing(self, cond: Cond, t: Tensor, s: Tensor) -> Cond:
+        """``cond`` told that this step falls from t to s, () or (B,), where the model has a timed condition, of which
+        the vector's last columns are; else as it is."""
+        if self.timed is None or cond.vector is None:
+            return cond
+        encoder, vector = self.encoder(self.timed), cond.vector
+        lams = [self.denoiser.process.logsnr(v).expand(len(vector)) for v in (t, s)]
+        told = {k: v.to(vector.device, non_blocking=True) for k, v in encoder.between(*lams).items()}
+        own = encoder(told, torch.ones(len(vector), dtype=torch.bool, device=vector.device)).vector
+        assert own is not None
+        return replace(cond, vector=torch.cat([vector[:, : -own.shape[1]], own.to(vector.dtype)], 1))
+
 
 def _place(name: str) -> tuple[bool, str]:
-    """By name, augmentation last (as models were trained before an order was fixed)."""
+    """By name, augmentation last (as models were trained before an order was fixed); what is timed comes after it."""
     return name == "augment", name
 
 

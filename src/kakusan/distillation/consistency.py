@@ -7,20 +7,18 @@ at k = 0, is set where the lower point reaches it, whatever the parametrisation.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from kakusan.core.batch import Batch, Inputs
-from kakusan.core.grid import Karras
-from kakusan.core.guide import Denoise
 from kakusan.core.model import Model
 from kakusan.core.objective import EDM, Denoising, Density, LogNormal, Objective
 from kakusan.core.process import Process, cast
 from kakusan.core.rng import Rng
-from kakusan.core.solver import DPM2M, fall
-from kakusan.distillation.teacher import conditions, guided, needed
+from kakusan.core.solver import fall
+from kakusan.distillation.teacher import conditions, dropped_again, guided, needed
+from kakusan.distillation.trajectory import trajectories
 from kakusan.part import KakusanError
 
 __all__ = ["Consistency", "lower"]
@@ -123,40 +121,12 @@ class Consistency(Objective):
 
     def _aligned(self, model: Model, batch: Batch, rng: Rng, step: int, teacher: Model) -> tuple[Tensor, Tensor]:
         """Every state of a few new teacher trajectories, against where the trajectory ends."""
-        process, space = model.denoiser.process, model.denoiser.space
-        count = max(1, len(batch.x0) // self.points)
-        mine = rng.subset(range(count))
-        inputs, keep = conditions(model, batch, mine, self.draws, step, count)
-        mask = None if batch.mask is None else batch.mask[:count]
-        times = _jittered(Karras(k_min=0.01).times(self.points, process), mine, step, process)
-        eps = space.noise(space.shapes(batch.x0[:count], mask), mine, "trajectory", step).to(batch.x0.dtype)
-        with torch.no_grad():
-            f = guided(teacher, inputs, keep, count, mask, self.guidance, self.autoguidance)
-            states, end = _trajectory(f, cast(process.scales(times[0])[1], eps) * eps, times, process)
-        many = {n: {k: v.repeat(self.points, *[1] * (v.ndim - 1)) for k, v in g.items()} for n, g in inputs.items()}
-        kept = {name: k.repeat(self.points) for name, k in keep.items()}
-        masks = None if mask is None else mask.repeat(self.points, *[1] * (mask.ndim - 1))
-        t = times[:-1].repeat_interleave(count)
-        out = model.denoiser(states, t, model.cond(many, kept, len(states), masks))
-        error = out - end.repeat(self.points, *[1] * (end.ndim - 1))
-        return self._distance(model, error, masks), process.logsnr(t)
-
-
-def _jittered(times: Tensor, rng: Rng, step: int, process: Process) -> Tensor:
-    """The times between the first and 0 moved towards the next by one draw, so that every level is seen."""
-    lam = process.logsnr(times[1:-1])
-    gaps = lam.diff()
-    moved = lam + rng.uniform("jitter", step)[0, 0] * torch.cat([gaps, gaps[-1:]])
-    return torch.cat([times[:1], process.time(moved), times[-1:]])
-
-
-def _trajectory(f: Denoise, x: Tensor, times: Tensor, process: Process) -> tuple[Tensor, Tensor]:
-    """Every state but the last, one after the other along the batch, and the last."""
-    states, memory, solver = [], None, DPM2M()
-    for t, s in pairwise(times):
-        states.append(x)
-        x, _, memory = solver.step(f, x, t, s, process, memory)
-    return torch.cat(states), x
+        steered = (self.guidance, self.autoguidance)
+        found = trajectories(model, teacher, batch, rng, self.draws, step, self.points, *steered)
+        t = found.times[:-1].repeat_interleave(found.count)
+        out = model.denoiser(found.states[:-1].flatten(0, 1), t, found.cond)
+        error = out - found.states[-1].repeat(self.points, *[1] * (out.ndim - 1))
+        return self._distance(model, error, found.mask), model.denoiser.process.logsnr(t)
 
 
 def _both(
@@ -173,21 +143,8 @@ def _both(
     """
     (x_t, t), (x_r, r) = upper, under
     count, device = len(x_t), x_t.device
-    random = _random_state(device)
-    with torch.no_grad():
+    with torch.no_grad(), dropped_again(device):
         found = model.denoiser(x_r, r, model.cond(inputs, keep, count, mask))
         clean = (r == 0).to(device).reshape(-1, *[1] * (x_r.ndim - 1))
         target = torch.where(clean, x_r, found)
-    _set_random_state(device, random)
     return model.denoiser(x_t, t, model.cond(inputs, keep, count, mask)), target
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -15,7 +16,7 @@ from kakusan.core.objective import Denoising
 from kakusan.core.rng import Rng
 from kakusan.part import KakusanError
 
-__all__ = ["WEIGHT", "conditions", "guided", "needed"]
+__all__ = ["WEIGHT", "conditions", "dropped_again", "guided", "needed"]
 
 WEIGHT = "guidance"  # the condition, and its input, of a student that takes the weight of guidance as an input
 
@@ -78,3 +79,15 @@ def guided(
         guide = Autoguidance(autoguidance, guide)
         branches = pair(model.weak.branches([model.weak.cond(inputs, keep, count, mask)]), branches)
     return guide(branches)
+
+
+@contextmanager
+def dropped_again(device: torch.device) -> Iterator[None]:
+    """What is evaluated next after this drops the same units as what is evaluated inside."""
+    cuda = device.type == "cuda"
+    before = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
+    yield
+    if cuda:
+        torch.cuda.set_rng_state(before, device)
+    else:
+        torch.set_rng_state(before)
