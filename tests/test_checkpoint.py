@@ -195,6 +195,7 @@ def example(kind: str) -> dict:
         "space/sphere": {"height": 8, "width": 16, "degree": 3},
         "net/unet": {"channels": 2, "width": 8, "mults": [1, 2], "blocks": 1, "attention": [1], "heads": 2},
         "net/dit": {"channels": 2, "width": 16, "depth": 1, "heads": 2},
+        "net/unet2d": {"channels": 2, "widths": [8, 16], "groups": 4, "attention": [1], "head_dim": 8},
         "condition/label": {"classes": 3, "dim": 4},
         "condition/vector": {"size": 3, "dim": 4},
         "condition/scalar": {"name": "mass", "unit": "kg", "dim": 4},
