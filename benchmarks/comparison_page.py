@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 from quality.table import inserted
 
-from kakusan.app.comparewords import METRICS, named, rounded, spread
-from kakusan.app.sheet import grid
+from kakusan.app.draw.sheet import grid
+from kakusan.app.judge.comparewords import METRICS, named, rounded, spread
 
 SHOWN, SCALE = 16, 2  # samples of each arm; pixels a pixel
 Tree = dict[str, Any]

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kakusan.app.editing import Wanted, draw, model_domain
-from kakusan.app.fill import ROUNDS, ROUTES, constrained
-from kakusan.app.loaded import Loaded, load
+from kakusan.app.draw.loaded import Loaded, load
+from kakusan.app.edit.editing import Wanted, draw, model_domain
+from kakusan.app.edit.fill import ROUNDS, ROUTES, constrained
 from kakusan.core.rng import Rng
 from kakusan.evaluation.features import extractor, views
 from kakusan.evaluation.frechet import frechet

@@ -29,10 +29,10 @@ from judging.scoring import drawn, ranks, told
 from judging.towers import Judge, read
 
 import kakusan
-from kakusan.app import recipe
-from kakusan.app.loaded import Loaded
-from kakusan.app.project import project_of
-from kakusan.app.show import Progress
+from kakusan.app.command.show import Progress
+from kakusan.app.draw.loaded import Loaded
+from kakusan.app.train import recipe
+from kakusan.app.train.project import project_of
 from kakusan.catalog import build
 from kakusan.core.objective import Denoising
 from kakusan.files import replacing, write_json

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 import kakusan
-from kakusan.app import student
-from kakusan.app.fewsteps import SEED, Judge
-from kakusan.app.loaded import Loaded
-from kakusan.app.reference import pictures_of
-from kakusan.app.show import Progress
+from kakusan.app.command.show import Progress
+from kakusan.app.deploy import student
+from kakusan.app.deploy.fewsteps import SEED, Judge
+from kakusan.app.draw.loaded import Loaded
+from kakusan.app.judge.reference import pictures_of
 from kakusan.evaluation.frechet import frechet_interval
 from kakusan.files import write_json
 

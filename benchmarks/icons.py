@@ -24,7 +24,7 @@ from iconbench.bench import Bench
 from judging.icons import prompts
 from judging.towers import read
 
-from kakusan.app.loaded import load
+from kakusan.app.draw.loaded import load
 from kakusan.part import KakusanError
 
 PARTS = ("curves", "fidelity", "styles", "memorisation", "alpha", "time")

@@ -20,9 +20,9 @@ from few_steps import floor
 from iconbench.kept import Kept
 
 import kakusan
-from kakusan.app import student
-from kakusan.app.fewsteps import LEAST, Judge
-from kakusan.app.show import Progress
+from kakusan.app.command.show import Progress
+from kakusan.app.deploy import student
+from kakusan.app.deploy.fewsteps import LEAST, Judge
 from kakusan.checkpoint import read_info
 from kakusan.part import KakusanError
 

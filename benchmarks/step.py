@@ -25,7 +25,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from kakusan.app.sampler import Request, steps
+from kakusan.app.draw.sampler import Request, steps
 from kakusan.catalog import build
 from kakusan.core.batch import Batch
 from kakusan.core.model import Model

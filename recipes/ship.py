@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from kakusan.app import branches, sampler
-from kakusan.app.editing import Wanted
-from kakusan.app.glossed import put_glossary
-from kakusan.app.loaded import Loaded, load
-from kakusan.app.options import weights
-from kakusan.app.rundir import find_model
-from kakusan.app.sampler import Request
-from kakusan.app.spatial import LOW
-from kakusan.app.upscale import encoder_of, upscale
+from kakusan.app.command.options import weights
+from kakusan.app.deploy.glossed import put_glossary
+from kakusan.app.draw import branches, sampler
+from kakusan.app.draw.loaded import Loaded, load
+from kakusan.app.draw.sampler import Request
+from kakusan.app.draw.upscale import encoder_of, upscale
+from kakusan.app.edit.editing import Wanted
+from kakusan.app.train.rundir import find_model
+from kakusan.app.train.spatial import LOW
 from kakusan.checkpoint import save_model
 from kakusan.conditions.label import Label
 from kakusan.conditions.pretrained import PretrainedText

@@ -16,7 +16,7 @@ from judging.scoring import drawn
 from judging.towers import Judge
 
 from iconbench.kept import Kept
-from kakusan.app.loaded import Loaded
+from kakusan.app.draw.loaded import Loaded
 from kakusan.domains.latent import seen
 from kakusan.evaluation.features import extractor, features_cached
 from kakusan.files import replacing

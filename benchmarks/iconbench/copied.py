@@ -9,7 +9,7 @@ from PIL import Image
 
 from iconbench.bench import Bench, spread
 from iconbench.kept import Row
-from kakusan.app.sheet import checkerboard, grid, save
+from kakusan.app.draw.sheet import checkerboard, grid, save
 from kakusan.evaluation.memorisation import Copying, copies, copies_by_features
 
 __all__ = ["SETS", "measure", "table"]

@@ -11,7 +11,7 @@ from judging.scoring import ranks, told
 from iconbench.bench import Bench, spread
 from iconbench.kept import Row
 from iconbench.svg import standalone
-from kakusan.app import sampler
+from kakusan.app.draw import sampler
 from kakusan.evaluation.frechet import frechet_interval
 from kakusan.files import replacing
 from kakusan.plot import Series, plotted

@@ -20,7 +20,7 @@ import torch
 from diffusers import EDMDPMSolverMultistepScheduler
 from torch import Tensor, nn
 
-from kakusan.app.loaded import pick_device
+from kakusan.app.draw.loaded import pick_device
 from kakusan.training.ema import PowerEma
 from kakusan.training.optim import Muon
 from quality.data import pictures

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from kakusan.app.loaded import Loaded, load
-from kakusan.app.sampler import settle
-from kakusan.app.sheet import checkerboard
+from kakusan.app.draw.loaded import Loaded, load
+from kakusan.app.draw.sampler import settle
+from kakusan.app.draw.sheet import checkerboard
 from kakusan.conditions.prompt import escape
 from kakusan.files import replacing
 from kakusan.part import KakusanError

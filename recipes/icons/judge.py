@@ -24,7 +24,7 @@ from judging.scoring import drawn, own, ranks, told
 from judging.towers import Judge, read, write
 from judging.training import trained, words_of
 
-from kakusan.app.loaded import load
+from kakusan.app.draw.loaded import load
 from kakusan.files import write_json
 from kakusan.part import KakusanError
 

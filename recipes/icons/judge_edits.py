@@ -26,7 +26,7 @@ from judging.icons import Icons, Prompt, opened
 from judging.scoring import drawn
 from judging.towers import read as read_judge
 
-from kakusan.app.loaded import Loaded, load
+from kakusan.app.draw.loaded import Loaded, load
 from kakusan.files import write_json
 from kakusan.part import KakusanError
 

@@ -15,7 +15,7 @@ from iconset.material import STYLES
 from iconset.split import SPLITS
 from PIL import Image
 
-from kakusan.app.sheet import checkerboard, grid, save
+from kakusan.app.draw.sheet import checkerboard, grid, save
 from kakusan.part import KakusanError
 
 GROUNDS = {"white": (255, 255, 255), "dark": (30, 33, 40)}

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kakusan.app.compare import Compared, compare
-    from kakusan.app.distil import Distilled, distill
-    from kakusan.app.evaluate import Evaluated, evaluate
+    from kakusan.app.deploy.distil import Distilled, distill
     from kakusan.app.facade import Loaded, Sample, Trained, load, reproduce, resume, save_samples, train
+    from kakusan.app.judge.compare import Compared, compare
+    from kakusan.app.judge.evaluate import Evaluated, evaluate
     from kakusan.catalog import build
     from kakusan.part import KakusanError
 
@@ -38,14 +38,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Compared": "kakusan.app.compare",
-    "Distilled": "kakusan.app.distil",
-    "Evaluated": "kakusan.app.evaluate",
+    "Compared": "kakusan.app.judge.compare",
+    "Distilled": "kakusan.app.deploy.distil",
+    "Evaluated": "kakusan.app.judge.evaluate",
     "KakusanError": "kakusan.part",
     "build": "kakusan.catalog",
-    "compare": "kakusan.app.compare",
-    "distill": "kakusan.app.distil",
-    "evaluate": "kakusan.app.evaluate",
+    "compare": "kakusan.app.judge.compare",
+    "distill": "kakusan.app.deploy.distil",
+    "evaluate": "kakusan.app.judge.evaluate",
 }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kakusan.app.aliases import spelled_out
 from kakusan.app.cli import app
+from kakusan.app.command.aliases import spelled_out
 
 
 @pytest.mark.parametrize(

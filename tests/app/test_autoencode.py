@@ -11,14 +11,15 @@ import pytest
 import torch
 from PIL import Image as Pil
 
-from kakusan.app import autoencode, cli, facade, reconstructed
-from kakusan.app.distil import distill
-from kakusan.app.latent import read_latent
-from kakusan.app.loaded import load
-from kakusan.app.modeldata import opened
-from kakusan.app.project import open_project
-from kakusan.app.samples import reproduce, save_samples
-from kakusan.app.show import Progress
+from kakusan.app import cli, facade
+from kakusan.app.command.show import Progress
+from kakusan.app.deploy.distil import distill
+from kakusan.app.draw.loaded import load
+from kakusan.app.draw.samples import reproduce, save_samples
+from kakusan.app.judge.modeldata import opened
+from kakusan.app.train import autoencode, reconstructed
+from kakusan.app.train.latent import read_latent
+from kakusan.app.train.project import open_project
 from kakusan.checkpoint import load_module, read_info
 from kakusan.domains.latent import Latent
 from kakusan.training import loop

@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from kakusan.app import cli, facade, recipe
-from kakusan.app.checkwords import advice
-from kakusan.app.datacheck import check
-from kakusan.app.loaded import load
-from kakusan.app.project import Project, open_project
-from kakusan.app.samples import save_samples
-from kakusan.app.show import Progress
+from kakusan.app import cli, facade
+from kakusan.app.command.show import Progress
+from kakusan.app.draw.loaded import load
+from kakusan.app.draw.samples import save_samples
+from kakusan.app.judge.checkwords import advice
+from kakusan.app.judge.datacheck import check
+from kakusan.app.train import recipe
+from kakusan.app.train.project import Project, open_project
 from kakusan.part import KakusanError
 
 SMALL = [

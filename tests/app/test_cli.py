@@ -266,7 +266,7 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 
 def test_a_sample_made_again_otherwise_is_said_by_how_much(facade, tmp_path, capsys):
-    from kakusan.app.samples import apart
+    from kakusan.app.draw.samples import apart
 
     first = np.full((4, 5, 3), 100, np.uint8)
     second = first.copy()

@@ -13,13 +13,13 @@ import torch
 from PIL import Image as Pil
 
 from app.standins import ByBrightness, pixels
-from kakusan.app import arms, compare, gan
-from kakusan.app.arms import SCHEDULES, Arm, parse
-from kakusan.app.claim import claimed
-from kakusan.app.compare import Compared
+from kakusan.app.command.show import Progress
 from kakusan.app.facade import load
-from kakusan.app.project import open_project
-from kakusan.app.show import Progress
+from kakusan.app.judge import arms, compare, gan
+from kakusan.app.judge.arms import SCHEDULES, Arm, parse
+from kakusan.app.judge.compare import Compared
+from kakusan.app.train.claim import claimed
+from kakusan.app.train.project import open_project
 from kakusan.catalog import build
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop
@@ -222,8 +222,8 @@ import sys, torch
 torch.set_num_threads(1)
 sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})
 from app.standins import ByBrightness, pixels
-from kakusan.app import arms, compare
-from kakusan.app.show import Progress
+from kakusan.app.judge import arms, compare
+from kakusan.app.command.show import Progress
 compare.classifier_of = lambda project, shown: ByBrightness(project.train.classes)
 done = compare.compare(
     {str(data)!r}, out={str(out)!r}, progress=Progress(quiet=True), steps=6, seeds=2, count=50, features=pixels,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kakusan.app.comparewords import difference, spread, state, story
+from kakusan.app.judge.comparewords import difference, spread, state, story
 
 
 def run(frechet: float, **more: Any) -> dict[str, Any]:

@@ -10,11 +10,11 @@ import torch
 from PIL import Image as Pil
 
 from kakusan.app import cli
+from kakusan.app.command.show import Progress
+from kakusan.app.draw.samples import reproduce
 from kakusan.app.facade import load, train
-from kakusan.app.project import open_project
-from kakusan.app.samples import reproduce
-from kakusan.app.show import Progress
-from kakusan.app.spatial import mapped
+from kakusan.app.train.project import open_project
+from kakusan.app.train.spatial import mapped
 from kakusan.checkpoint import save_model
 from kakusan.part import KakusanError
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image as Pil
 from rich.console import Console
 
-from kakusan.app.checkwords import print_check
-from kakusan.app.datacheck import check
+from kakusan.app.judge.checkwords import print_check
+from kakusan.app.judge.datacheck import check
 from kakusan.domains.picture import encode_png
 from kakusan.part import KakusanError
 from kakusan.training import duplicates

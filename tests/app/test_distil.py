@@ -16,16 +16,19 @@ from PIL import Image as Pil
 
 import kakusan
 from app.standins import pixels
-from kakusan.app import distil, distilled, facade, fewsteps, recipe, sampler, tuned
+from kakusan.app import facade
 from kakusan.app.cli import main
-from kakusan.app.columns import columns
-from kakusan.app.distil import Distilled, distill
-from kakusan.app.export import export
-from kakusan.app.fewsteps import Point, verdict
-from kakusan.app.loaded import Loaded, load
-from kakusan.app.rounds import Wish, planned
-from kakusan.app.show import Progress
-from kakusan.app.student import opened
+from kakusan.app.command.show import Progress
+from kakusan.app.deploy import distil, distilled, fewsteps, tuned
+from kakusan.app.deploy.distil import Distilled, distill
+from kakusan.app.deploy.export import export
+from kakusan.app.deploy.fewsteps import Point, verdict
+from kakusan.app.deploy.rounds import Wish, planned
+from kakusan.app.deploy.student import opened
+from kakusan.app.draw import sampler
+from kakusan.app.draw.loaded import Loaded, load
+from kakusan.app.train import recipe
+from kakusan.app.train.columns import columns
 from kakusan.catalog import build
 from kakusan.checkpoint import load_model, read_info
 from kakusan.evaluation.features import from_function

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from kakusan.app import doctor
+from kakusan.app.judge import doctor
 
 
 def test_examination_is_plain_complete_and_quick(tmp_path: Path, monkeypatch):

@@ -17,13 +17,13 @@ from PIL import ImageCms
 from torch import Tensor
 
 from kakusan.app import cli
-from kakusan.app.blending import great_circle
-from kakusan.app.editing import Wanted
-from kakusan.app.fill import inpaint, outpaint
-from kakusan.app.layout import lay_out
-from kakusan.app.loaded import Loaded
-from kakusan.app.restyle import edit, strength_ratio
-from kakusan.app.samples import reproduce
+from kakusan.app.draw.loaded import Loaded
+from kakusan.app.draw.samples import reproduce
+from kakusan.app.edit.blending import great_circle
+from kakusan.app.edit.editing import Wanted
+from kakusan.app.edit.fill import inpaint, outpaint
+from kakusan.app.edit.layout import lay_out
+from kakusan.app.edit.restyle import edit, strength_ratio
 from kakusan.catalog import build
 from kakusan.checkpoint import save_model
 from kakusan.core.batch import Cond

@@ -12,10 +12,11 @@ import torch
 from PIL import Image as Pil
 
 from app.standins import ByBrightness, pixels
-from kakusan.app import emachoice, facade, ground, stepcurve
-from kakusan.app.evaluate import Evaluated, evaluate
-from kakusan.app.show import Progress
-from kakusan.app.stepcurve import Point, cheapest
+from kakusan.app import facade
+from kakusan.app.command.show import Progress
+from kakusan.app.judge import emachoice, ground, stepcurve
+from kakusan.app.judge.evaluate import Evaluated, evaluate
+from kakusan.app.judge.stepcurve import Point, cheapest
 from kakusan.checkpoint import load_model, read_info
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop

@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 
 import kakusan
-from kakusan.app import facade, recipe, trained
-from kakusan.app.loaded import Sample, _kept
-from kakusan.app.project import open_project
-from kakusan.app.show import Progress
+from kakusan.app import facade
+from kakusan.app.command.show import Progress
+from kakusan.app.draw.loaded import Sample, _kept
+from kakusan.app.train import recipe, trained
+from kakusan.app.train.project import open_project
 from kakusan.domains.domain import Record
 from kakusan.part import KakusanError
 

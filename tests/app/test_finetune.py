@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 import kakusan
-from kakusan.app import adapters, cli, facade, recipe
-from kakusan.app.loaded import Loaded, load
-from kakusan.app.samples import reproduce, save_samples
-from kakusan.app.show import Progress
+from kakusan.app import cli, facade
+from kakusan.app.command.show import Progress
+from kakusan.app.draw.loaded import Loaded, load
+from kakusan.app.draw.samples import reproduce, save_samples
+from kakusan.app.train import adapters, recipe
 from kakusan.catalog import build
 from kakusan.part import KakusanError
 from kakusan.training import loop, state
@@ -183,8 +184,8 @@ def test_kept_samples_and_exact_resume(base, tmp_path, monkeypatch):
 
 def test_kept_samples_are_what_the_model_drew(base, tmp_path):
     """They are the samples that the model draws for the same words and seeds."""
-    from kakusan.app import keeping
-    from kakusan.app.rundir import RunDir
+    from kakusan.app.train import keeping
+    from kakusan.app.train.rundir import RunDir
 
     model = load(base, "cpu")
     run = RunDir(tmp_path)

@@ -11,14 +11,15 @@ import pytest
 import torch
 from PIL import Image as Pil
 
-from kakusan.app import branches, cli, facade
-from kakusan.app.columns import pasted
-from kakusan.app.given import Given
-from kakusan.app.loaded import Loaded, load
-from kakusan.app.project import DATA, open_project
-from kakusan.app.samples import reproduce
-from kakusan.app.show import Progress
-from kakusan.app.spatial import drawn_by, settled
+from kakusan.app import cli, facade
+from kakusan.app.command.show import Progress
+from kakusan.app.draw import branches
+from kakusan.app.draw.given import Given
+from kakusan.app.draw.loaded import Loaded, load
+from kakusan.app.draw.samples import reproduce
+from kakusan.app.train.columns import pasted
+from kakusan.app.train.project import DATA, open_project
+from kakusan.app.train.spatial import drawn_by, settled
 from kakusan.catalog import build
 from kakusan.checkpoint import load_model, save_model
 from kakusan.part import KakusanError

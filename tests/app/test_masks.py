@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image as Pil
 
-from kakusan.app.editing import Wanted
+from kakusan.app.draw.loaded import Loaded
+from kakusan.app.draw.samples import reproduce
+from kakusan.app.edit.editing import Wanted
+from kakusan.app.edit.fill import inpaint, outpaint
 from kakusan.app.facade import train
-from kakusan.app.fill import inpaint, outpaint
-from kakusan.app.loaded import Loaded
-from kakusan.app.project import DATA
-from kakusan.app.samples import reproduce
-from kakusan.app.spatial import settled
+from kakusan.app.train.project import DATA
+from kakusan.app.train.spatial import settled
 from kakusan.part import KakusanError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from kakusan.app.project import Project, open_project
-from kakusan.app.show import Progress
+from kakusan.app.command.show import Progress
+from kakusan.app.train.project import Project, open_project
 from kakusan.domains.picture import encode_png
 
 

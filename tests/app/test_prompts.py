@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from kakusan.app.options import conditions, numbers, weights
-from kakusan.app.prompts import Mix, Term, choices, literal, parse, read_prompts, recalled, recorded
+from kakusan.app.command.options import conditions, numbers, weights
+from kakusan.app.draw.prompts import Mix, Term, choices, literal, parse, read_prompts, recalled, recorded
 from kakusan.part import KakusanError
 
 

@@ -12,10 +12,11 @@ import torch
 from PIL import Image as Pil
 from torch import nn
 
-from kakusan.app import branches, cli, sampler, varying
-from kakusan.app.loaded import Loaded, load
-from kakusan.app.samples import reproduce, save_samples
-from kakusan.app.tiling import tiled
+from kakusan.app import cli
+from kakusan.app.draw import branches, sampler, varying
+from kakusan.app.draw.loaded import Loaded, load
+from kakusan.app.draw.samples import reproduce, save_samples
+from kakusan.app.draw.tiling import tiled
 from kakusan.checkpoint import save_model
 from kakusan.conditions.label import Label
 from kakusan.conditions.scalar import Scalar

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kakusan.app.sheet import GAP, checkerboard, film, grid
+from kakusan.app.draw.sheet import GAP, checkerboard, film, grid
 from kakusan.part import KakusanError
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from kakusan.app import cli, facade, shipped
-from kakusan.app.distil import distill
-from kakusan.app.evaluate import evaluate
-from kakusan.app.rundir import find_model
-from kakusan.app.upscale import enlarged
+from kakusan.app import cli, facade
+from kakusan.app.deploy.distil import distill
+from kakusan.app.draw import shipped
+from kakusan.app.draw.upscale import enlarged
+from kakusan.app.judge.evaluate import evaluate
+from kakusan.app.train.rundir import find_model
 from kakusan.catalog import build
 from kakusan.checkpoint import read_info, save_model
 from kakusan.domains.picture import read_recipe

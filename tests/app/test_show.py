@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from kakusan.app.show import EVERY, Progress, duration, size
+from kakusan.app.command.show import EVERY, Progress, duration, size
 
 
 class Clock:

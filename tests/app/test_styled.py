@@ -13,11 +13,11 @@ import torch
 from PIL import Image as Pil
 
 from kakusan.app import cli, facade
-from kakusan.app.loaded import Loaded, load
-from kakusan.app.project import open_project
-from kakusan.app.samples import reproduce
-from kakusan.app.show import Progress
-from kakusan.app.styled import styled
+from kakusan.app.command.show import Progress
+from kakusan.app.draw.loaded import Loaded, load
+from kakusan.app.draw.samples import reproduce
+from kakusan.app.train.project import open_project
+from kakusan.app.train.styled import styled
 from kakusan.checkpoint import load_model, save_model
 from kakusan.part import KakusanError
 from kakusan.training import loop, state

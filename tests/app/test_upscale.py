@@ -11,11 +11,11 @@ import torch
 from PIL import Image as Pil
 
 from kakusan.app import cli
-from kakusan.app.editing import Wanted
+from kakusan.app.draw.loaded import Loaded
+from kakusan.app.draw.samples import reproduce
+from kakusan.app.draw.upscale import enlarged, upscale
+from kakusan.app.edit.editing import Wanted
 from kakusan.app.facade import load, train
-from kakusan.app.loaded import Loaded
-from kakusan.app.samples import reproduce
-from kakusan.app.upscale import enlarged, upscale
 from kakusan.catalog import build
 from kakusan.checkpoint import save_model
 from kakusan.part import KakusanError
@@ -108,8 +108,8 @@ def test_large_pictures_are_painted_in_windows_that_agree(upscaler, monkeypatch)
     """This network sees few pixels around each: windows that overlap by more than that are the whole at one step."""
     image = picture(40, 24, 4)
     whole = upscale(upscaler, image, Wanted(steps=1))[0].data
-    monkeypatch.setattr("kakusan.app.upscale.WHOLE", 32)
-    monkeypatch.setattr("kakusan.app.upscale.WINDOW", 48)
+    monkeypatch.setattr("kakusan.app.draw.upscale.WHOLE", 32)
+    monkeypatch.setattr("kakusan.app.draw.upscale.WINDOW", 48)
     pieces = upscale(upscaler, image, Wanted(steps=1))[0].data
     assert pieces.shape == whole.shape
     assert np.abs(pieces[:16].astype(int) - whole[:16]).max() <= 1  # only the upper window sees these rows

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kakusan.app.glossed import put_glossary
-from kakusan.app.recipe import fit_ports
+from kakusan.app.deploy.glossed import put_glossary
+from kakusan.app.train.recipe import fit_ports
 from kakusan.checkpoint import load_model, model_hash, save_model
 from kakusan.conditions.glossary import MOST, Glossary, given
 from kakusan.conditions.label import Label

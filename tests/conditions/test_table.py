@@ -178,9 +178,10 @@ def test_training_lists_the_words_fills_the_table_and_draws_without_the_encoder(
     import numpy as np
     from PIL import Image
 
-    from kakusan.app import facade, recipe
-    from kakusan.app.loaded import load
-    from kakusan.app.show import Progress
+    from kakusan.app import facade
+    from kakusan.app.command.show import Progress
+    from kakusan.app.draw.loaded import load
+    from kakusan.app.train import recipe
 
     monkeypatch.setenv("KAKUSAN_CACHE", str(tmp_path / "cache"))
     lines, draw = [], np.random.default_rng(0)

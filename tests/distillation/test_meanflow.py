@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distillation.conftest import STD, Mean, Shift, Small, gaussian, made, taught
 from harness.tiny import Data, Kind, Tiny, assert_same, settings
 from harness.tiny import model as tiny_model
-from kakusan.app.columns import pasted
+from kakusan.app.train.columns import pasted
 from kakusan.catalog import build
 from kakusan.conditions.label import Label
 from kakusan.conditions.landing import Landing

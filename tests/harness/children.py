@@ -85,7 +85,8 @@ def begin_timed(folder: str, minutes: float) -> None:
 
 def command(words: list[str], slow: dict[str, float], marked: str) -> None:
     """A kakusan command in which named things leave a mark and take at least so many seconds."""
-    from kakusan.app import cli, sampler
+    from kakusan.app import cli
+    from kakusan.app.draw import sampler
     from kakusan.domains import image
     from kakusan.training import loop, source, watch
 

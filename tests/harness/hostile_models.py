@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.small import small
-from kakusan.app.doctor import memory_peak
+from kakusan.app.judge.doctor import memory_peak
 from kakusan.checkpoint import load_model, model_hash, save_model
 from kakusan.part import KakusanError
 

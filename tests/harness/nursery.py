@@ -129,7 +129,7 @@ def _call(target: str, arguments: list[Any]) -> Any:
 
 def _serve() -> None:
     late = ("torch._dynamo", "sympy", "rich.progress")  # imported late by whoever needs them first
-    for name in (*late, "kakusan.app.cli", "kakusan.app.facade", "kakusan.app.datacheck", "harness.children"):
+    for name in (*late, "kakusan.app.cli", "kakusan.app.facade", "kakusan.app.judge.datacheck", "harness.children"):
         importlib.import_module(name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("ready", flush=True)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from kakusan.app import recipe
-from kakusan.app.loaded import Loaded
+from kakusan.app.draw.loaded import Loaded
+from kakusan.app.train import recipe
 from kakusan.catalog import build
 from kakusan.part import KakusanError
 from kakusan.training.plan import Facts, model_spec

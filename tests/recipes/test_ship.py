@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from kakusan.app.loaded import load
-from kakusan.app.upscale import upscale
+from kakusan.app.draw.loaded import load
+from kakusan.app.draw.upscale import upscale
 from kakusan.catalog import build
 from kakusan.checkpoint import read_info, save_model
 from kakusan.conditions.table import TextTable

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kakusan.app.export import sampling
-from kakusan.app.sampler import Request
+from kakusan.app.deploy.export import sampling
+from kakusan.app.draw.sampler import Request
 from kakusan.runtime import export, host
 from runtime.small import model
 

@@ -8,9 +8,9 @@ import time
 import pytest
 import torch
 
-from kakusan.app import engines
-from kakusan.app.loaded import Loaded
-from kakusan.app.sampler import Request
+from kakusan.app.deploy import engines
+from kakusan.app.draw.loaded import Loaded
+from kakusan.app.draw.sampler import Request
 from kakusan.checkpoint import model_hash
 from kakusan.part import KakusanError
 from kakusan.runtime.choose import Timing, measure, pick, recall, remember

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from kakusan.app.loaded import load
+from kakusan.app.draw.loaded import load
 from kakusan.catalog import build
 from kakusan.core.batch import NO_COND
 from kakusan.core.model import Model

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from kakusan.app import int8 as verdict
-from kakusan.app.export import export as export_verb
-from kakusan.app.export import sampling
-from kakusan.app.loaded import Loaded
-from kakusan.app.sampler import Request, steps
-from kakusan.app.show import Progress
+from kakusan.app.command.show import Progress
+from kakusan.app.deploy import int8 as verdict
+from kakusan.app.deploy.export import export as export_verb
+from kakusan.app.deploy.export import sampling
+from kakusan.app.draw.loaded import Loaded
+from kakusan.app.draw.sampler import Request, steps
 from kakusan.catalog import build
 from kakusan.core.batch import Cond
 from kakusan.core.model import Encoder, Model

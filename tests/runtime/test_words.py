@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from kakusan.app.export import sampling
-from kakusan.app.sampler import Request
+from kakusan.app.deploy.export import sampling
+from kakusan.app.draw.sampler import Request
 from kakusan.conditions.text import Text
 from kakusan.conditions.words import learn
 from kakusan.runtime import engines, export, host

@@ -11,7 +11,7 @@ from PIL import Image
 
 from judging.icons import Icons, Prompt, asked_picture
 from judging.towers import Judge
-from kakusan.app.loaded import Loaded
+from kakusan.app.draw.loaded import Loaded
 from kakusan.conditions.prompt import escape
 from kakusan.evaluation.labels import wilson
 

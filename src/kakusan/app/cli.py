@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
-from kakusan.app import cli_deploy, cli_edit, cli_judge, cli_sample
-from kakusan.app.aliases import spelled_out
-from kakusan.app.failures import guarded
-from kakusan.app.options import Device, Json, Labels, Model, positive
-from kakusan.app.outcome import Outcome, flat, print_outcome, printed, table
+from kakusan.app.command import cli_deploy, cli_edit, cli_judge, cli_sample
+from kakusan.app.command.aliases import spelled_out
+from kakusan.app.command.failures import guarded
+from kakusan.app.command.options import Device, Json, Labels, Model, positive
+from kakusan.app.command.outcome import Outcome, flat, print_outcome, printed, table
 from kakusan.part import KakusanError
 from kakusan.training.stop import interruptible
 
@@ -106,7 +106,7 @@ def train(
             hint = "several folders cannot be trained on at once" if Path(item).exists() else "write NAME=VALUE"
             raise KakusanError(f"unexpected argument {item!r}: {hint}, as in denoiser.net.width=96")
     from kakusan.app import facade
-    from kakusan.app.show import Progress
+    from kakusan.app.command.show import Progress
 
     with Progress() as progress:
         done = facade.train(
@@ -129,7 +129,7 @@ def resume(
     """Continue a stopped run exactly where it was, or train a finished one for longer."""
     positive("--minutes", minutes)
     from kakusan.app import facade
-    from kakusan.app.show import Progress
+    from kakusan.app.command.show import Progress
 
     with Progress() as progress:
         return _trained(facade.resume(run, minutes=minutes, progress=progress), progress)
@@ -148,7 +148,7 @@ def info(model: Model, /, *, json: Json = False) -> Outcome:
 @app.command(sort_key=7)
 def doctor(*, json: Json = False) -> Outcome:
     """Examine this machine: versions, devices, speed, memory, disk, extras."""
-    from kakusan.app import doctor as examiner
+    from kakusan.app.judge import doctor as examiner
 
     found = examiner.examine()
     advice = [f"! {words}" for words in found["advice"]] or ["All is well."]
@@ -166,9 +166,9 @@ def check(
     json: Json = False,
 ) -> Outcome:
     """Count, measure and look for broken files, duplicates and leaks; changes nothing."""
-    from kakusan.app import datacheck
-    from kakusan.app.checkwords import print_check
-    from kakusan.app.show import Progress
+    from kakusan.app.command.show import Progress
+    from kakusan.app.judge import datacheck
+    from kakusan.app.judge.checkwords import print_check
 
     with Progress() as progress:
         progress.start(0, "looking", "picture")
@@ -195,7 +195,7 @@ def reproduce(
     path, identical = facade.reproduce(file, out=out, model=model)
     data, words = {"path": str(path), "identical": bool(identical)}, "identical"
     if not identical:
-        from kakusan.app.samples import apart
+        from kakusan.app.draw.samples import apart
 
         levels, count, pixels = apart(file, Path(path))
         data |= {"levels": levels, "pixels": count}

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from kakusan.app import autoencode, finetune, keeping, planned, rundir
-from kakusan.app import recipe as recipes
-from kakusan.app.latent import read_latent
-from kakusan.app.loaded import Loaded, Sample, load, pick_device
-from kakusan.app.project import Project, open_project
-from kakusan.app.rundir import RunDir
-from kakusan.app.samples import reproduce, save_samples
-from kakusan.app.shipped import summary
-from kakusan.app.show import Progress
-from kakusan.app.trained import Trained, go
+from kakusan.app.command.show import Progress
+from kakusan.app.draw.loaded import Loaded, Sample, load, pick_device
+from kakusan.app.draw.samples import reproduce, save_samples
+from kakusan.app.draw.shipped import summary
+from kakusan.app.train import autoencode, finetune, keeping, planned, rundir
+from kakusan.app.train import recipe as recipes
+from kakusan.app.train.latent import read_latent
+from kakusan.app.train.project import Project, open_project
+from kakusan.app.train.rundir import RunDir
+from kakusan.app.train.trained import Trained, go
 from kakusan.checkpoint import read_info, save_model
 from kakusan.domains.latent import Latent
 from kakusan.files import write_json
@@ -200,7 +200,7 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
         shown, folder = _shown(given_progress, ranks), RunDir(Path(run))
         tree, finished, about = ranks.lead(lambda: _begun(folder, minutes))
         if "distilled" in about:
-            from kakusan.app.student import resume_student
+            from kakusan.app.deploy.student import resume_student
 
             return resume_student(folder, tree, about, shown, begun)
         if finished:

@@ -1,0 +1,1 @@
+"""What the command line is made of: the verbs by group, their options, and what they say."""

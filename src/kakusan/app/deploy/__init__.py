@@ -1,0 +1,1 @@
+"""Models made quick or taken elsewhere: students, other runtimes, files of other libraries."""

@@ -1,0 +1,1 @@
+"""A model that is loaded, and what is drawn with it: requests, batches, samples as files."""

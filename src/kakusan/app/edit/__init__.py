@@ -1,0 +1,1 @@
+"""Pictures changed by a model: filled, extended, drawn again, told, blended."""

@@ -1,0 +1,1 @@
+"""What data, models and machines are worth: checks, evaluations, comparisons."""

@@ -1,0 +1,1 @@
+"""Trainings: from data and a plan to a run's files, whatever it begins from."""
