@@ -2,9 +2,10 @@
 
     python recipes/ship.py runs/icons src/kakusan/models --name icons --licence Apache-2.0 --guidance 2 --steps 12
 
-Its averaged weights alone are taken; the weak model of autoguidance and paths of this machine are left out. The file is
-loaded again and draws the same seeds as the run. ``--glossary`` puts one into a model of words, ``--classes`` names the
-classes of data that have numbers only. docs/how-to/shipped-models.md says what else a model needs to ship.
+Its averaged weights alone are taken, with the weak model where ``--autoguidance`` asks for it, without paths of this
+machine. The file is loaded again and draws the same seeds as the run. ``--glossary`` puts one into a model of words,
+``--classes`` names the classes of data that have numbers only. docs/how-to/shipped-models.md says what else a model
+needs to ship.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ SEEDS = 4
 
 
 def shrunk(loaded: Loaded, settings: dict[str, Any]) -> Model:
-    """The same modules without the weak model, with these sampling defaults where they are not None."""
+    """The same modules, the weak model among them only where autoguidance is asked for, with these sampling defaults
+    where they are not None."""
     model = loaded.model
     encoders = {name: model.encoder(name) for name in model.encoders}
     for name, encoder in encoders.items():
@@ -50,7 +52,11 @@ def shrunk(loaded: Loaded, settings: dict[str, Any]) -> Model:
             raise KakusanError(f"{name} is read by a text encoder in {encoder.folder}, which no file carries")
     if settings["classes"] is not None:
         encoders["label"] = classed(model, settings["classes"])
-    bare = Model(model.denoiser, model.domain, encoders, model.defaults | chosen(model, settings))
+    weak = model.weak if settings["autoguidance"] is not None else None
+    if weak is not None and settings["classes"] is not None:
+        own = {name: weak.encoder(name) for name in weak.encoders}
+        weak = Model(weak.denoiser, encoders=own | {"label": classed(weak, settings["classes"])})
+    bare = Model(model.denoiser, model.domain, encoders, model.defaults | chosen(model, settings), weak)
     for name, value in bare.state_dict().items():
         if value.is_floating_point() and not value.half().isfinite().all():
             raise KakusanError(f"{name} has numbers that half precision cannot hold (above 65,504, or not finite)")
@@ -74,11 +80,13 @@ def chosen(model: Model, settings: dict[str, Any]) -> dict[str, Any]:
     if isinstance(guidance, dict):
         guidance = {branches.known(model, name): weight for name, weight in guidance.items()}
     cond = {name: [None] for name in guidance} if isinstance(guidance, dict) else {}
-    request = Request([0], cond, steps=settings["steps"], solver=settings["solver"], guidance=guidance)
+    weight = 1.0 if settings["autoguidance"] is None else settings["autoguidance"]
+    told = {name: settings[name] for name in ("steps", "solver")}
+    request = Request([0], cond, guidance=guidance, autoguidance=weight, **told)
     settled = sampler.settle(model, request)
     named = {"steps": ["steps"], "solver": ["solver", "eta"]}
     out = {each: settled[each] for name, several in named.items() if settings[name] is not None for each in several}
-    return out | ({} if guidance is None else {"guidance": guidance}) | {"autoguidance": 1.0}
+    return out | ({} if guidance is None else {"guidance": guidance}) | {"autoguidance": weight}
 
 
 def portable(value: Any) -> Any:
@@ -142,6 +150,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", required=True, help="what it is called from then on")
     parser.add_argument("--licence", required=True, help="of the weights, as Apache-2.0")
     parser.add_argument("--guidance", action="append", help="the default weight, or NAME=W, may be repeated")
+    parser.add_argument("--autoguidance", type=float, help="the default weight; the weak model then comes along")
     parser.add_argument("--steps", type=int, help="steps by default")
     parser.add_argument("--solver", help="the solver by default")
     parser.add_argument("--glossary", type=Path, help="words of other languages, for a model of words")
@@ -150,7 +159,11 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     try:
         settings = {"guidance": weights(args.guidance), "steps": args.steps, "solver": args.solver}
-        settings |= {"glossary": args.glossary, "classes": args.classes and args.classes.split(",")}
+        settings |= {
+            "autoguidance": args.autoguidance,
+            "glossary": args.glossary,
+            "classes": args.classes and args.classes.split(","),
+        }
         file = ship(args.run, args.out, args.name, args.licence, settings, args.prompt)
     except KakusanError as error:
         sys.exit(f"ship.py: {error}")

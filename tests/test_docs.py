@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from kakusan.app import cli
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -55,14 +57,26 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
-def readme_commands() -> list[str]:
-    lines = [line for block in blocks(ROOT / "README.md", "console") for line in block.splitlines()]
+def commands_of(page: Path) -> list[str]:
+    lines = [line for block in blocks(page, "console") for line in block.splitlines()]
     return [line[2:] for line in lines if line.startswith("$ kakusan ")]
+
+
+def test_the_tutorial_on_first_pictures_runs(tmp_path, monkeypatch, one_thread):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAKUSAN_CACHE", str(tmp_path / "cache"))
+    for command in commands_of(ROOT / "docs" / "tutorials" / "first-pictures.md"):
+        with pytest.raises(SystemExit) as done:
+            cli.main(shlex.split(command)[1:])
+        assert done.value.code == 0, command
+    assert len(list((tmp_path / "sneakers").glob("seed-??????.png"))) == 8
+    with Image.open(next((tmp_path / "boot").glob("*.png"))) as im:
+        assert (im.size, im.mode) == ((28, 28), "L")
 
 
 def test_the_commands_of_the_readme_run_in_their_order(workplace):
     """As they stand there, but for the length of the training and the size of the network."""
-    commands = readme_commands()
+    commands = commands_of(ROOT / "README.md")
     assert {shlex.split(c)[1] for c in commands} >= {"train", "sample", "resume", "info", "doctor", "data", "reproduce"}
     environment = os.environ | {"KAKUSAN_CACHE": str(workplace / "cache"), "OMP_NUM_THREADS": "1"}
     for command in commands:

@@ -108,6 +108,17 @@ def test_it_ships_as_one_half_precision_file_that_draws_the_same(sort, ship, tmp
         assert model.sample(1)[0].data.shape == (16, 16, 4)
 
 
+def test_the_weak_model_ships_where_autoguidance_is_asked_for(ship, tmp_path):
+    source = run(tmp_path / "run", "text", weak=True)
+    words = ["--name", "x", "--licence", "CC0-1.0", "--autoguidance", "2", "--classes", "plain,round"]
+    ship.main([str(source), str(tmp_path), *words])
+    model, whole = load(tmp_path / "x.safetensors").model, load(source).model
+    assert model.weak is not None and whole.weak is not None and model.defaults["autoguidance"] == 2
+    for name, value in whole.weak.state_dict().items():
+        assert torch.equal(model.weak.state_dict()[name], value.half().to(value.dtype)), name
+    assert model.weak.encoder("label").spec()["classes"] == ["plain", "round"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -129,7 +140,7 @@ def test_bad_options_are_one_line_and_nothing_is_written(more, said, ship, tmp_p
 
 def test_what_is_too_large_or_too_coarse_does_not_ship(ship, tmp_path, monkeypatch):
     source, out = run(tmp_path / "run", "pixel"), tmp_path / "models"
-    settings = dict.fromkeys(["guidance", "steps", "solver", "glossary", "classes"])
+    settings = dict.fromkeys(["guidance", "autoguidance", "steps", "solver", "glossary", "classes"])
     with monkeypatch.context() as patch:
         patch.setattr(ship, "MOST", 1000)
         with pytest.raises(KakusanError, match=r"x has [\d,]+ bytes; what ships has at most 1,000"):
