@@ -24,6 +24,8 @@ from kakusan.checkpoint import load_module, read_info
 from kakusan.domains.latent import Latent
 from kakusan.training import loop
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 SIDE = 16
 QUIET = {"device": "cpu", "progress": Progress(quiet=True)}
 NET = ["autoencoder.width=16", "autoencoder.blocks=0", "training.batch=8", "training.previews=1"]
@@ -49,17 +51,6 @@ def written(folder: Path, mode: str = "RGBA", side: int = SIDE) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Pil.fromarray(a.astype(np.uint8)).save(path)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone(tmp_path_factory) -> Any:
-    """One thread and a cache of its own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KAKUSAN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from kakusan.catalog import build
 from kakusan.part import KakusanError
 from kakusan.training import loop, state
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 SMALL = ["training.batch=4", "training.previews=0", "training.precision=fp32", "training.log_every=1"]
 NET = ["denoiser.net.width=8", "denoiser.net.blocks=1", "encoders.prompt.depth=1", "data.augment=false"]
 
@@ -35,17 +37,6 @@ class Said(Progress):
 
     def note(self, words: str) -> None:
         self.lines.append(words)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone(tmp_path_factory) -> Any:
-    """One thread and a cache of its own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KAKUSAN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-    torch.set_num_threads(before)
 
 
 def pictures(folder: Path, classes: tuple[str, ...], count: int, side: int = 8, mode: str = "L") -> Path:

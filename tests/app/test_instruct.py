@@ -25,21 +25,12 @@ from kakusan.checkpoint import load_model, save_model
 from kakusan.part import KakusanError
 from kakusan.training import loop
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 QUIET: dict[str, Any] = {"device": "cpu", "progress": Progress(quiet=True)}
 SMALL = ["denoiser.net.width=8", "denoiser.net.blocks=1", "denoiser.net.mults=[1]", "denoiser.net.attention=[0]"]
 SMALL += ["training.batch=4", "training.previews=0", "defaults.steps=2", "encoders.prompt.tokens=8"]
 WAYS = ("pixels", "latent")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone(tmp_path_factory) -> Any:
-    """One thread and a cache of its own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KAKUSAN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

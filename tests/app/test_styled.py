@@ -23,6 +23,8 @@ from kakusan.part import KakusanError
 from kakusan.training import loop, state
 from kakusan.training.references import STYLE
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 QUIET: dict[str, Any] = {"device": "cpu", "progress": Progress(quiet=True)}
 SMALL = ["denoiser.net.width=8", "denoiser.net.blocks=1", "denoiser.net.mults=[1]", "denoiser.net.attention=[]"]
 SMALL += ["training.batch=8", "training.previews=0", "defaults.steps=4", "data.augment=false"]
@@ -36,17 +38,6 @@ def painted(draw: np.random.Generator, style: str, side: int = 8) -> Pil.Image:
     top, left = draw.integers(0, side // 2, 2)
     a[top : top + side // 4, left : left + side // 4] = draw.integers(0, 256)
     return Pil.fromarray(a)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone(tmp_path_factory) -> Any:
-    """One thread and a cache of its own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KAKUSAN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from kakusan.app.command.show import Progress
@@ -16,6 +14,7 @@ from kakusan.app.draw import sheet
 from kakusan.app.draw.loaded import Loaded, Sample, load
 from kakusan.app.draw.sampled import titles
 from kakusan.app.judge import doctor
+from kakusan.app.judge.copying import examined
 from kakusan.app.train import adapters, beginning, chronicle, keeping, runpage
 from kakusan.app.train.chronicle import Budget, Chronicle
 from kakusan.app.train.project import Project
@@ -25,7 +24,7 @@ from kakusan.checkpoint import save_model
 from kakusan.core.model import Model
 from kakusan.domains.latent import Latent
 from kakusan.evaluation.health import Finding, diagnose, reference_stats
-from kakusan.evaluation.memorisation import Copying, copies
+from kakusan.evaluation.memorisation import Copying
 from kakusan.nets.lora import factors
 from kakusan.training import loop
 from kakusan.training.captions import Captions
@@ -263,17 +262,8 @@ def summarised(project: Project, training: Training, result: Result, hooks: Chro
 
 
 def _copying(project: Project, samples: Sequence[Sample], stop: Stop) -> Copying | None:
-    """The samples against (a part of) the training pictures, where some are held out to compare with.
-
-    Once asked to stop, against fewer: the result is then of no use.
-    """
-    if project.held is None or project.facts.upscale or project.facts.instructed:
+    """The samples against (a part of) the training pictures, where what is drawn is not to be like one of them."""
+    if project.facts.upscale or project.facts.instructed:
         return None  # what is enlarged or changed is like its picture, as it should be
     raw = torch.stack([s.raw.cpu() for s in samples if s.raw is not None])
-    near = min(len(project.train), COMPARED)
-    chosen = np.linspace(0, len(project.train) - 1, near).astype(np.int64)
-    starts = itertools.takewhile(lambda i: i == 0 or not stop(), range(0, len(chosen), 1024))
-    pieces = (project.domain.floats(project.train.rows(chosen[i : i + 1024])) for i in starts)
-    found = copies(raw, pieces, project.some(256, held=True), mirror=bool(project.settings["flip"]))
-    # pairs name rows of what was compared; from here on, of all that was trained on
-    return replace(found, pairs=[replace(pair, train=int(chosen[pair.train])) for pair in found.pairs])
+    return examined(project, raw, COMPARED, 256, stop)
