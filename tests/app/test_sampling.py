@@ -109,6 +109,18 @@ def test_every_option_works_with_every_solver(loaded, solver):
     assert all(torch.isfinite(s.raw).all() for s in made)
 
 
+def test_more_steps_than_a_student_was_made_for_are_remarked_on(loaded):
+    def told(steps: int | None, distilled: dict | None) -> list[str]:
+        model = Loaded(loaded.model, {"distilled": distilled})
+        return model.remarks(model.request(1, None, None, 0, None, steps=steps))
+
+    two, eight = {"method": "consistency", "steps": 2}, {"method": "mean-flow", "steps": 8}
+    assert told(5, two) == ["--steps 5: this student was made for 1 to 4; more help little"]
+    assert told(9, eight) == ["--steps 9: this student was made for 1 to 8; more help little"]
+    assert not told(4, two) and not told(None, two) and not told(8, eight)
+    assert not told(50, {"method": "shrink"}) and not told(50, None)
+
+
 def test_weights_of_one_and_zero_mean_what_they_say(loaded):
     both = {"label": "cat", "prompt": "red", "autoguidance": 1.0, "steps": 3}
     full = loaded.sample(1, guidance=1.0, **both)[0].raw

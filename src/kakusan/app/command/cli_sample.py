@@ -101,10 +101,6 @@ def sample(
         progress.start(len(request.seeds), "sampling", "step")
         for words in loaded.remarks(request):
             progress.warn(words)
-        student = loaded.info_.get("distilled") or {"method": "shrink"}
-        made_for = 10_000 if student["method"] == "shrink" else max(4, student["steps"])
-        if steps is not None and steps > made_for:
-            progress.warn(f"--steps {steps}: this student was made for 1 to {made_for}; more help little")
         samples = loaded.draw(request, film, batch, progress.update, stop)
         progress.stop()
         made, total = len(samples), len(request.seeds)

@@ -5,17 +5,23 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from kakusan.checkpoint import save_model
-from kakusan.runtime.fromdiffusers import members, model_from
-from kakusan.training.cache import cache_root
+__all__ = ["adopted", "recognised"]
 
-__all__ = ["adopted"]
-
+_FILES = ("model_index.json", "config.json", "unet/config.json")  # what a folder of that library has, any of them
 _VERSION = 1  # of how folders are read
+
+
+def recognised(folder: Path) -> bool:
+    """Whether a folder is one of Diffusers."""
+    return any((folder / name).is_file() for name in _FILES)
 
 
 def adopted(folder: Path) -> Path:
     """The model file of a Diffusers folder; made again only where one of its files has changed."""
+    from kakusan.checkpoint import save_model
+    from kakusan.runtime.fromdiffusers import members, model_from
+    from kakusan.training.cache import cache_root
+
     digest = hashlib.sha256(f"{_VERSION}".encode())
     for name, file in sorted(members(folder).items()):
         with file.open("rb") as opened:

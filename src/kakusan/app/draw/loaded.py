@@ -125,14 +125,18 @@ class Loaded(Editable):
         return asking.ask(self.model, n, seed, given, negative or {}, seeds, wildcards, settings)
 
     def remarks(self, request: Request) -> list[str]:
-        """What is worth telling of a request's prompts before they are drawn: words that the model does not know; or
-        that without a prompt, a model that reads words draws unconditionally."""
+        """What is worth telling of a request before it is drawn: words that the model does not know; that without a
+        prompt, a model that reads words draws unconditionally; more steps than a student was made for."""
+        told, student = [], self.info_.get("distilled") or {}
+        most = max(4, student.get("steps") or 0)
+        if request.steps is not None and request.steps > most and student.get("method", "shrink") != "shrink":
+            told.append(f"--steps {request.steps}: this student was made for 1 to {most}; more help little")
         if PROMPT not in self.model.encoders:
-            return []
+            return told
         given = [*request.cond.get(PROMPT, [None]), *request.negative.get(PROMPT, [])]
         values = [t.value for v in given for t in (v.terms if isinstance(v, prompts.Mix) else (prompts.Term(v),))]
         encoder = self.model.encoder(PROMPT)
-        return list(dict.fromkeys(words for value in dict.fromkeys(values) for words in encoder.remarks(value)))
+        return told + list(dict.fromkeys(words for value in dict.fromkeys(values) for words in encoder.remarks(value)))
 
     def sample(
         self,

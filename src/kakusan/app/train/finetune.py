@@ -179,11 +179,11 @@ def way(start: str | Path, data: Mapping[str, Any], lora: int | None, recipe: Ma
     if lora is not None and lora < 0:
         raise KakusanError(f"--lora {lora}: a rank of 1 or more; 0 trains all weights")
     base = Base.read(start)
-    source = open_source(str(data["path"]), labels=str(data.get("labels") or "auto"))
-    few = len(source) < FEW and not base.knows(data)  # else it goes on with what it was doing
+    few = not data.get("pairs") and not base.knows(data)  # else it goes on with what it was doing, or learns another
+    few = few and len(open_source(str(data["path"]), labels=str(data.get("labels") or "auto"))) < FEW
     said = recipe.get("adapters")
     spatial = any(data.get(name) for name in SPATIAL)
     rank = lora if lora is not None else int(said["rank"]) if said else RANK if few and not spatial else 0
     if PROMPT not in base.encoders and data.get("prompt") is not None:
         raise KakusanError(f"--prompt {data['prompt']!r}: {start} reads no words; leave it out")
-    return Way(base, few and not data.get("pairs"), rank, bool(data.get("pairs")))
+    return Way(base, few, rank, bool(data.get("pairs")))

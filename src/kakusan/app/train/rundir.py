@@ -12,13 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kakusan.app.deploy import adopted
 from kakusan.app.draw.shipped import named, shipped
 from kakusan.part import KakusanError
 
 __all__ = ["RunDir", "environment", "find_model", "fresh"]
 
 OWN = ("model.safetensors", "recipe.toml")  # what a run has, either of them
-DIFFUSERS = ("model_index.json", "config.json", "unet/config.json")  # what a folder of that library has, any of them
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def find_model(model: str | Path) -> Path:
     """
     path, said = Path(model), str(model)
     bare = said == path.name and not path.suffix
-    folder = path.is_dir() and any((path / file).is_file() for file in (*OWN, *DIFFUSERS))
+    folder = path.is_dir() and (any((path / file).is_file() for file in OWN) or adopted.recognised(path))
     if bare and not folder and not path.is_file() and said in shipped():
         return shipped()[said]
     if path.is_dir():
@@ -117,10 +117,8 @@ def find_model(model: str | Path) -> Path:
             )
         if (path / "recipe.toml").is_file():
             raise KakusanError(f"{path}: this run has no finished model yet; finish it with: kakusan resume {path}")
-        if any((path / name).is_file() for name in DIFFUSERS):
-            from kakusan.app.deploy.adopted import adopted
-
-            return adopted(path)
+        if adopted.recognised(path):
+            return adopted.adopted(path)
         other = "a shipped model's name" if not bare else f"the name of a model that ships, which {said!r} is not"
         raise KakusanError(f"{path}: a folder without model.safetensors; give a run, a model file or {other}")
     if path.is_file():
