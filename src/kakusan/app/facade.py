@@ -129,16 +129,22 @@ def train(
         if ranks.first:
             note = f"kakusan train {data}: everything that decides this run. Train again with --recipe."
             recipes.write(run.recipe, tree, note)
-            about = {"device": str(chosen), "data": project.cache.fingerprint, "from": str(start) if start else None}
-            about |= {"snapshots": snapshots}
-            if through is not None:
-                whence = str(latent if latent is not None else start)
-                hash_ = save_model(run.autoencoder, project.diffused, {"from": whence})
-                about |= {"latent": {"from": whence, "hash": hash_}}
-            if tuned is not None:
-                about |= {"base": tuned.base.origin()}
-            write_json(run.environment, rundir.environment() | about | {"processes": ranks.world})
+            about = {"device": str(chosen), "snapshots": snapshots, "processes": ranks.world}
+            whence = None if through is None else str(latent if latent is not None else start)
+            _record(run, project, about, start, whence, tuned)
         return go(run, project, tree, chosen, shown, False, begun, start, ranks, snapshots)
+
+
+def _record(
+    run: RunDir, project: Project, about: Tree, start: str | Path | None, whence: str | None, tuned: finetune.Way | None
+) -> None:
+    """What a run was made with, beside its recipe; an autoencoder, from ``whence``, is copied into it."""
+    about = about | {"data": project.cache.fingerprint, "from": str(start) if start else None}
+    if whence is not None:
+        about |= {"latent": {"from": whence, "hash": save_model(run.autoencoder, project.diffused, {"from": whence})}}
+    if tuned is not None:
+        about |= {"base": tuned.base.origin()}
+    write_json(run.environment, rundir.environment() | about)
 
 
 def _apart(settings: Tree, autoencoder: bool, latent: str | Path | None) -> None:

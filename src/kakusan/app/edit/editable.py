@@ -1,4 +1,4 @@
-"""Editable: the editing verbs as methods of a loaded model; the work is in ``fill``, ``restyle`` and ``blending``."""
+"""Editable: the editing verbs as methods of a loaded model; the work is in the files beside it."""
 
 from __future__ import annotations
 
