@@ -95,6 +95,11 @@ def test_what_is_trained_and_what_the_recipe_says(data, trained):
     assert len(plain.train) + len(plain.held) == 40 and plain.cache.fingerprint != project.cache.fingerprint
 
 
+def test_the_report_calls_pairs_what_they_are(trained):
+    page = (trained["pixels"] / "report.html").read_text("utf-8")
+    assert "40 pairs of 16 x 16" in page and "pictures of 16 x 16" not in page
+
+
 def test_previews_show_each_instruction_with_its_own_picture(data, trained):
     project = open_project({"path": str(data), "pairs": "train.jsonl", "held_out": "held.jsonl"}, QUIET["progress"])
     made = load(trained["pixels"], "cpu").model

@@ -164,7 +164,8 @@ def _alone(settings: Tree, start: str | Path | None, lora: int | None, snapshots
     asked = {"lora": lora, **{name: settings.get(name) for name in ("prompt", "label", "keep")}}
     name = next((name for name, value in asked.items() if value is not None), None)
     if start is None and name is not None:
-        raise KakusanError(f"--{name} {asked[name]}: is for training that starts from a model: add --from MODEL")
+        value = asked[name] if not isinstance(asked[name], list) else ", ".join(asked[name])
+        raise KakusanError(f"--{name} {value}: is for training that starts from a model: add --from MODEL")
     if snapshots:
         raise KakusanError("snapshots=True: are of whole models; with start=MODEL add lora=0")
 

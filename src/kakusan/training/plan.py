@@ -71,6 +71,11 @@ class Facts:
         return SOURCE in self.spatial
 
     @property
+    def rows(self) -> str:
+        """What the rows of the data are called."""
+        return "pairs" if self.instructed else "pictures"
+
+    @property
     def guided(self) -> bool:
         """Whether there is a condition that one weight of guidance is for."""
         return bool(self.classes or self.fields or self.vocabulary) or STYLE in self.spatial

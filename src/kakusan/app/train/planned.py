@@ -115,7 +115,7 @@ def _show_plan(project: Project, tree: Tree, made: plan.Plan, shown: Progress) -
     limit = tree["training"].get("minutes")
     captions = 0 if project.train.texts is None else len(project.train.texts.captioned())
     rows = {
-        "data": f"{len(project.train):,} {'pairs' if project.facts.instructed else 'pictures'}, "
+        "data": f"{len(project.train):,} {project.facts.rows}, "
         + f"{project.domain.width} x {project.domain.height} {project.domain.mode}"
         + (f", {len(project.facts.classes)} classes" if project.facts.classes else "")
         + (f", {captions:,} with captions" if captions else "")

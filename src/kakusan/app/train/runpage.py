@@ -62,7 +62,7 @@ def write_report(
 
 def _subtitle(project: Project, summary: dict[str, Any]) -> str:
     sized = f"{project.domain.width} x {project.domain.height}"
-    return f"{len(project.train):,} pictures of {sized}, {duration(summary['seconds'])} of training"
+    return f"{len(project.train):,} {project.facts.rows} of {sized}, {duration(summary['seconds'])} of training"
 
 
 def _top(page: Report, findings: Sequence[Finding], summary: dict[str, Any]) -> None:
