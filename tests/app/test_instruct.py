@@ -13,10 +13,12 @@ from PIL import Image as Pil
 
 from kakusan.app import cli, facade
 from kakusan.app.command.show import Progress
+from kakusan.app.deploy import student
 from kakusan.app.draw import branches
 from kakusan.app.draw.given import Given
 from kakusan.app.draw.loaded import Loaded, load
 from kakusan.app.draw.samples import reproduce
+from kakusan.app.judge import modeldata
 from kakusan.app.train.columns import pasted
 from kakusan.app.train.project import DATA, open_project
 from kakusan.app.train.spatial import drawn_by, settled
@@ -281,6 +283,11 @@ def test_bad_input_is_one_line(model, data, trained, tmp_path, capsys):
     for other, said in ({"upscale": 2}, "--upscale"), ({"masks": True}, "--masks"), ({"labels": "style"}, "--labels"):
         with pytest.raises(KakusanError, match=f"{said}"):
             settled(DATA | {"pairs": "train.jsonl"} | other)
+    for verb, opened in (("evaluate", modeldata.opened), ("distill", student.opened)):
+        with pytest.raises(
+            KakusanError, match=rf"changes pictures as it is told .* kakusan {verb} takes models that draw"
+        ):
+            opened(model, str(data), "none", QUIET["progress"])
     with pytest.raises(KakusanError, match="goes with --pairs"):
         settled(DATA | {"held_out": "held.jsonl"})
     with pytest.raises(KakusanError, match="first the one"):

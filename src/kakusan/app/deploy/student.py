@@ -12,6 +12,7 @@ from kakusan.app.command.show import Progress
 from kakusan.app.deploy.distilled import report
 from kakusan.app.deploy.rounds import Wish, planned
 from kakusan.app.draw.loaded import Loaded, load
+from kakusan.app.judge import modeldata
 from kakusan.app.train import recipe, rundir
 from kakusan.app.train.project import Project, project_of
 from kakusan.app.train.rundir import RunDir
@@ -34,6 +35,7 @@ def opened(loaded: Loaded, data: str, labels: str | None, shown: Progress) -> Pr
     domain = seen(loaded.domain)
     if not isinstance(domain, Image):
         raise KakusanError(f"{loaded.path}: draws {domain.kind}; kakusan distill takes models of pictures")
+    modeldata.drawing(loaded, "distill")
     recorded: Tree = {}
     file = loaded.path.parent / "recipe.toml" if loaded.path else Path()
     if file.is_file():

@@ -16,13 +16,23 @@ from kakusan.part import KakusanError
 from kakusan.training.captions import PROMPT
 from kakusan.training.source import open_source
 
-__all__ = ["opened", "same", "trained_on"]
+__all__ = ["drawing", "opened", "same", "trained_on"]
 
 Tree = dict[str, Any]
 
 
+def drawing(loaded: Loaded, verb: str) -> None:
+    """Refuses a model that changes pictures: without one to change it does what it was hardly trained for."""
+    if any(loaded.model.encoder(name).leading for name in loaded.model.encoders):
+        raise KakusanError(
+            f"{loaded.path}: changes pictures as it is told (kakusan edit MODEL IMAGE --instruct ...); kakusan {verb} "
+            "takes models that draw"
+        )
+
+
 def opened(loaded: Loaded, data: str, labels: str, shown: Progress) -> tuple[Project, str]:
     """The data at the model's size, and in words what was done to bring it there (empty where nothing was)."""
+    drawing(loaded, "evaluate")
     domain = seen(loaded.domain)
     if not isinstance(domain, Image):
         raise KakusanError(
