@@ -48,6 +48,7 @@ def test_samples_follow_their_map_and_are_made_again(data, control):
     small += ["denoiser.net.mults=[1]", "denoiser.net.attention=[]", "training.previews=0", "training.evaluations=0"]
     where = control if control == "edges" else str(data / control)
     done = train(data / "photos", control=where, steps=2, out=data / "run", overrides=small, device="cpu")
+    assert "On the left is the map that it was drawn by." in (data / "run" / "report.html").read_text("utf-8")
     model = done.load("cpu").model
     with torch.no_grad():
         for p in model.parameters():

@@ -20,7 +20,9 @@ from kakusan.app.draw.loaded import Loaded, load
 from kakusan.app.draw.samples import reproduce
 from kakusan.app.judge import modeldata
 from kakusan.app.train.columns import pasted
+from kakusan.app.train.latent import read_latent
 from kakusan.app.train.project import DATA, open_project
+from kakusan.app.train.shownby import shown_by
 from kakusan.app.train.spatial import drawn_by, settled
 from kakusan.catalog import build
 from kakusan.checkpoint import load_model, save_model
@@ -109,6 +111,19 @@ def test_previews_show_each_instruction_with_its_own_picture(data, trained):
     for given, said in zip(pictures, words, strict=True):
         red, blue = (float(given.value[channel].max()) for channel in (0, 2))
         assert (red > blue) == ("blue" in said)
+
+
+def test_the_report_shows_the_picture_to_change_beside_each_sample(data, trained):
+    project = open_project({"path": str(data), "pairs": "train.jsonl", "held_out": "held.jsonl"}, QUIET["progress"])
+    rows = project.shown.maps.rows[project.captioned(6)]
+    what, befores = shown_by(load(trained["pixels"], "cpu"), project, 6)
+    for row, before in zip(rows, befores, strict=True):
+        clear = project.cache.pixels[row][..., 3] == 0  # whose colour nobody sees
+        assert np.array_equal(before[~clear], project.cache.pixels[row][~clear]) and not before[clear][:, 3].any()
+    assert what in (trained["pixels"] / "report.html").read_text("utf-8")
+    folded = open_project(project.settings, QUIET["progress"], latent=read_latent(trained["ae"]))
+    of_latent = shown_by(load(trained["latent"], "cpu"), folded, 6)
+    assert of_latent[0] == what and of_latent[1][0].shape == (16, 16, 4)
 
 
 def test_picture_and_instruction_count_and_seeds_differ(model):

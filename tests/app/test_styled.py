@@ -74,6 +74,10 @@ def test_samples_take_the_style_of_a_picture_not_seen_in_training(run, data):
     assert np.array_equal(alone.data, loaded.sample(2, style_image=data / "light.png")[1].data)
 
 
+def test_the_report_shows_the_picture_whose_style_was_asked_for(run):
+    assert "On the left is the picture whose style was asked for." in (run / "report.html").read_text("utf-8")
+
+
 def test_it_has_a_weight_of_its_own_by_either_name(run, data):
     loaded, asked = load(run, "cpu"), {"style_image": data / "light.png"}
     one = loaded.sample(1, guidance={"style-image": 3.0}, **asked)[0]

@@ -75,7 +75,7 @@ def test_training_from_pieces_gives_a_model_that_enlarges_whole_pictures(tmp_pat
     assert made.data.shape == (20, 28, 3)
     with pytest.raises(KakusanError, match="kakusan upscale"):
         model.sample(1)
-    assert (tmp_path / "run" / "report.html").is_file()
+    assert "On the left is the small picture" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
 def test_alone_or_with_others_it_is_the_same(upscaler):

@@ -13,10 +13,12 @@ import torch
 from PIL import Image as Pil
 
 from kakusan.app.command.show import duration, size
+from kakusan.app.draw import sheet
 from kakusan.app.draw.loaded import Loaded, Sample
 from kakusan.app.draw.sampled import titles
 from kakusan.app.train.project import Project
 from kakusan.app.train.rundir import RunDir
+from kakusan.app.train.shownby import shown_by
 from kakusan.catalog import build
 from kakusan.core.grid import Grid
 from kakusan.core.objective import Denoising
@@ -50,7 +52,7 @@ def write_report(
     """report.html: one self-contained page."""
     page = Report(f"kakusan: {run.path.name}", _subtitle(project, summary))
     _top(page, findings, summary)
-    _samples(page, run, loaded, samples, project.held is not None)
+    _samples(page, run, project, loaded, samples)
     _curves(page, run)
     _noise(page, project, loaded, objective)
     _reverse(page, samples)
@@ -84,14 +86,18 @@ def _top(page: Report, findings: Sequence[Finding], summary: dict[str, Any]) -> 
         page.top.note("The samples look like pictures, not noise, and none of the known faults was found.", "good")
 
 
-def _samples(page: Report, run: RunDir, loaded: Loaded, samples: Sequence[Sample], held: bool) -> None:
+def _samples(page: Report, run: RunDir, project: Project, loaded: Loaded, samples: Sequence[Sample]) -> None:
     words = "Drawn with fixed seeds and the model's own defaults; nothing was picked."
     if PROMPT in loaded.model.encoders:
-        words += (
-            " Their prompts are captions of pictures kept aside." if held else " Their prompts are training captions."
-        )
-    section = page.section("Samples", words)
-    section.pictures([s.shown for s in samples], titles(samples), alt="samples of the finished model")
+        kept = project.held is not None
+        words += f" Their prompts are {'captions of pictures kept aside' if kept else 'training captions'}."
+    what, befores = shown_by(loaded, project, len(samples))
+    section = page.section("Samples", f"{words} {what}".strip())
+    pictures: list[Any] = [s.shown for s in samples]
+    if befores:
+        both = [[p for p in pair if p is not None] for pair in zip(befores, pictures, strict=True)]
+        pictures = [sheet.grid(pair, columns=2, scale=1) for pair in both]
+    section.pictures(pictures, titles(samples), alt="samples of the finished model")
     grids = sorted(run.samples.glob("step-*.png"))
     if grids:
         grids = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, 6).astype(int))]
