@@ -19,6 +19,10 @@ from kakusan.app.command.aliases import spelled_out
         ("sample icons --stepz 3", "sample icons --stepz 3"),  # an option misspelled is the parser's to refuse
         ("sample icons --style", "sample icons --style"),
         ("sample icons --style --film", "sample icons --style --film"),
+        ("sample icons apple --upscale", "sample icons apple --upscale auto"),
+        ("sample icons apple --upscale -n 4", "sample icons apple --upscale auto -n 4"),
+        ("sample icons apple --upscale x4 --film", "sample icons apple --upscale x4 --film"),
+        ("train photos --upscale", "train photos --upscale"),
         ("sample icons -- --style 3d", "sample icons -- --style 3d"),
         ("train data --style 3d", "train data --style 3d"),  # takes no conditions
         ("nothing --style 3d", "nothing --style 3d"),

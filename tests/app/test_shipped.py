@@ -109,6 +109,15 @@ def test_samples_name_the_model_and_are_made_again_where_the_package_lies_elsewh
     assert facade.reproduce(file)[1]
 
 
+def test_upscale_alone_means_the_model_that_ships_for_it(models, capsys):
+    assert cli._run(["sample", "tiny", "-n", "1", "--out", "out", "--upscale"]) == 0
+    made = read_recipe(Path("out/seed-000000.png"))
+    assert made is not None and made["upscaled"]["file"] == "tiny-upscale" and made["file"] == "tiny"
+    with pytest.raises(KakusanError, match=r"--upscale: no model ships that enlarges what ./mine draws"):
+        shipped.upscaler("./mine", "auto")
+    assert shipped.upscaler("./mine", "x4") == "x4"
+
+
 def test_info_begins_with_the_first_paragraph_of_the_card(models, capsys):
     for words in (["info", "tiny"], ["info", "tiny-upscale"], ["info", "tiny", "--json"]):
         with pytest.raises(SystemExit) as done:

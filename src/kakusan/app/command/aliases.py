@@ -1,4 +1,5 @@
-"""Aliases: a model's own conditions as options of the command line, ``--style 3d`` for ``--cond style=3d``."""
+"""Aliases: a model's own conditions as options of the command line, ``--style 3d`` for ``--cond style=3d``, and options
+whose value may be left out."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from cyclopts import App
 
 __all__ = ["spelled_out"]
 
+BARE = {"--upscale": "auto"}  # what an option without a value stands for
 NEAR = 0.75  # as close to an option's name as this, and it is that option misspelled
 
 
@@ -16,7 +18,7 @@ def spelled_out(app: App, words: Sequence[str]) -> list[str]:
     """A command's words with every option that the verb does not have as a condition of that name.
 
     What is close to one of the verb's options stays as it is, for the parser to name the nearest; so does an option
-    without a value.
+    without a value that needs one.
     """
     options = _options(app, words)
     if "--cond" not in options:
@@ -30,7 +32,8 @@ def spelled_out(app: App, words: Sequence[str]) -> list[str]:
         name, sign, value = word.partition("=")
         valued = bool(sign) or bool(rest and not rest[0].startswith("--"))
         if name in options or not valued or not _condition(name, options):
-            out.append(word)
+            bare = word in BARE and (not rest or rest[0].startswith("-"))
+            out += [word, BARE[word]] if bare else [word]
         else:
             out += ["--cond", f"{name[2:]}={value if sign else rest.pop(0)}"]
     return out

@@ -55,7 +55,7 @@ def sample(
     control: Annotated[Path | None, Parameter(help="A map to follow, or a folder of them, one a sample.")] = None,
     style_image: Annotated[Path | None, Parameter(help="A picture in whose style to draw.")] = None,
     film: Annotated[bool, Parameter(show_default=False, help="Also a film of the reverse process.")] = False,
-    upscale: Annotated[str | None, Parameter(help="A model that then enlarges the samples.")] = None,
+    upscale: Annotated[str | None, Parameter(help="Enlarge them by this model; alone: the one that ships.")] = None,
     recipe: Annotated[bool, Parameter("--recipe", negative="--no-recipe", help="Write the recipe into files.")] = True,
     out: Annotated[Path, Parameter(["--out", "-o"], help="Folder for the pictures and grid.png.")] = Path("out"),
     batch: Annotated[int | None, Parameter(help="Samples at once; by default what fits memory.")] = None,
@@ -80,6 +80,7 @@ def sample(
     with _without_collecting():
         from kakusan.app import facade
         from kakusan.app.command.show import Progress
+        from kakusan.app.draw.shipped import upscaler
 
     with Progress() as progress, Stop() as stop:
         loaded = facade.load(model, device=device, lora=lora)
@@ -93,7 +94,7 @@ def sample(
 
             asked["cond"] = added(loaded, asked["cond"], style_image)
         request = loaded.request(count, **asked)
-        enlarging = None if upscale is None else facade.load(upscale, device=device)
+        enlarging = None if upscale is None else facade.load(upscaler(str(model), upscale), device=device)
         if runtime != "eager" and not (tile and runtime == "auto"):
             from kakusan.app.deploy.engines import swap
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kakusan.part import KakusanError
 
-__all__ = ["called", "named", "own", "shipped", "summary"]
+__all__ = ["called", "named", "own", "shipped", "summary", "upscaler"]
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 
@@ -27,6 +27,16 @@ def called(path: str | Path | None) -> str:
     if path is None:
         return ""
     return next((name for name, file in shipped().items() if file == Path(path)), str(path))
+
+
+def upscaler(model: str, wanted: str) -> str:
+    """The model that enlarges samples of ``model``: ``wanted``, or where that is "auto" the one that ships for it."""
+    if wanted != "auto" or Path(wanted).exists():
+        return wanted
+    found = f"{model}-upscale"
+    if found not in shipped():
+        raise KakusanError(f"--upscale: no model ships that enlarges what {model} draws; give one, --upscale MODEL")
+    return found
 
 
 def summary(path: Path) -> str:
