@@ -258,6 +258,18 @@ def test_wrong_data_is_one_line(trained, tmp_path):
     assert "classes" not in go(run, lacking, labels="none").result["models"][0]
 
 
+def test_classes_that_are_numbers_alone_are_called_as_the_models(trained, tmp_path):
+    """An archive with a test split whose classes are 0 and 1, for a model of discs and squares."""
+    run, data = trained
+    files = [(i, p) for i, name in enumerate(("disc", "square")) for p in sorted((data / name).iterdir())]
+    pictures = np.stack([np.asarray(Pil.open(p)) for _, p in files])
+    labels = np.array([i for i, _ in files])
+    np.savez(tmp_path / "set.npz", x_train=pictures[::2], y_train=labels[::2], x_test=pictures, y_test=labels)
+    row = go(run, tmp_path / "set.npz").result["models"][0]
+    assert {c["class"]: c["real"] for c in row["classes"]} == {"disc": 60, "square": 60}
+    assert row["labels"]["accuracy"]["count"] == 60
+
+
 def test_larger_pictures_are_brought_to_the_models_size_and_the_stamp_says_so(trained, tmp_path):
     run, _ = trained
     stamp = go(run, written(tmp_path / "large", size=20)).result["models"][0]["stamp"]

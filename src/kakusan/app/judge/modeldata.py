@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kakusan.app.command.show import Progress
 from kakusan.app.draw.loaded import Loaded
-from kakusan.app.judge.reference import judgeable
+from kakusan.app.judge.reference import called, judgeable
 from kakusan.app.train import recipe as recipes
 from kakusan.app.train.project import Project, project_of
 from kakusan.domains.image import Image
@@ -63,7 +64,16 @@ def opened(loaded: Loaded, data: str, labels: str, shown: Progress) -> tuple[Pro
     settings["captions"] = "auto" if PROMPT in loaded.model.encoders else "none"
     project = project_of(loaded.domain, settings, shown)
     judgeable(project, "evaluate")
-    return project, words
+    named = _named(project, loaded.classes)
+    if named.train.classes != project.train.classes:
+        shown.note(f"{data}: numbers its classes; they are called as the model calls them, 0 is {loaded.classes[0]!r}")
+    return named, words
+
+
+def _named(project: Project, classes: list[str]) -> Project:
+    """The project with the model's names for classes that the data only number."""
+    train, held = called(project.train, classes), project.held
+    return replace(project, train=train, held=None if held is None else called(held, classes))
 
 
 def same(project: Project, loaded: Loaded) -> bool:
@@ -97,4 +107,4 @@ def trained_on(loaded: Loaded, project: Project, named: str | None, shown: Progr
         if named is not None:
             raise KakusanError(f"--trained-on {words}")
         return None, words
-    return found, ""
+    return _named(found, loaded.classes), ""
