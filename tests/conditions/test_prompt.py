@@ -21,6 +21,11 @@ from kakusan.part import KakusanError
         ("a (red) apple: (not: this)", [("a (red) apple: (not: this)", 1.0)]),
         ("at 10:30", [("at 10:30", 1.0)]),
         ("赤い(りんご:1.5)", [("赤い", 1.0), ("りんご", 1.5)]),
+        ("赤い（りんご：1.5）", [("赤い", 1.0), ("りんご", 1.5)]),
+        ("（りんご:１．５）（皿 ：0）", [("りんご", 1.5), ("皿", 0.0)]),
+        (r"赤い\（りんご：1.5\）", [("赤い（りんご：1.5）", 1.0)]),
+        (r"\（りんご：1.5）", [("（りんご：1.5）", 1.0)]),
+        ("赤い（りんご）10：30", [("赤い（りんご）10：30", 1.0)]),
         ("", []),
         ("  ", []),
         ("(:2)", []),
@@ -53,6 +58,8 @@ def test_too_long():
         parse("a" * (LONGEST + 1))
 
 
-@pytest.mark.parametrize("words", ["a (red:1.3) apple", "a :(", r"\(", "cat | dog", "{a,b}", r"\\", "plain"])
+@pytest.mark.parametrize(
+    "words", ["a (red:1.3) apple", "a :(", r"\(", "cat | dog", "{a,b}", r"\\", "plain", "（a：2）"]
+)
 def test_escaped_words_mean_just_themselves(words):
     assert parse(escape(words)) == [(words, 1.0)] and plain(escape(words)) == words

@@ -13,6 +13,7 @@ LEAST, MOST = 0.0, 4.0  # of a weight
 LONGEST = 10_000  # characters of a prompt
 _NUMBER = r"\s*(?:[-+]?[\d.][\d.eE+-]*|[-+]?inf(?:inity)?|nan|)\s*"
 _WEIGHED = re.compile(rf"\\.|\(((?:\\.|[^()\\])*):({_NUMBER})\)", re.DOTALL | re.IGNORECASE)  # or an escape
+_WIDE = re.compile(r"(?<!\\)（([^（）()\\]*)[：:]\s*([\d０-９.．]+)\s*）")  # as typed between Japanese words
 _CLOSING = re.compile(rf"\\.|:({_NUMBER})\)", re.DOTALL | re.IGNORECASE)
 
 
@@ -20,11 +21,12 @@ def parse(prompt: str) -> list[tuple[str, float]]:
     r"""A prompt as stretches of words with a weight each: ``a (red:1.3) apple`` is a, 1; red, 1.3; apple, 1.
 
     Parentheses without a weight are words like any others. ``\`` takes the character after it as it is: ``\(``,
-    ``\)``, ``\\``. Raises KakusanError for parentheses that do not match, weights inside weights, and weights that are
-    no number from 0 to 4.
+    ``\)``, ``\\``. A weight may be typed full-width, ``（りんご：１．３）``. Raises KakusanError for parentheses that
+    do not match, weights inside weights, and weights that are no number from 0 to 4.
     """
     if len(prompt) > LONGEST:
         raise KakusanError(f"prompt of {len(prompt):,} characters: at most {LONGEST:,} are read; shorten it")
+    prompt = _WIDE.sub(lambda m: f"({m[1]}:{m[2].replace('．', '.')})", prompt)
     _balanced(prompt)
     found: list[tuple[str, float]] = []
     words, at = "", 0
@@ -56,7 +58,7 @@ def plain(prompt: str) -> str:
 
 def escape(words: str) -> str:
     """Words as a prompt that means just them: ``parse(escape(words))`` is ``[(words, 1)]``."""
-    return re.sub(r"([\\()|{}>])", r"\\\1", words)
+    return re.sub(r"([\\()|{}>（）])", r"\\\1", words)
 
 
 def _balanced(prompt: str) -> None:
