@@ -116,8 +116,11 @@ def test_a_sample_knows_its_adapters_and_is_made_again(base, mine, tmp_path, cap
     assert ended.value.code == 0
     file = Path(json.loads(capsys.readouterr().out.splitlines()[-1])["files"][0])
     assert reproduce(file)[1]
-    edit = load(base, "cpu", lora=f"{run}:0.8").edit(file, strength=0.5, seed=1, steps=2)[0].save(tmp_path / "edit.png")
-    assert reproduce(edit)[1]
+    words = ["edit", str(base), str(file), "--strength", "0.5", "--lora", f"{run}:0.8", "--steps", "2"]
+    assert cli._run([*words, "--device", "cpu", "--out", str(tmp_path / "edits")]) == 0
+    (edit,) = (tmp_path / "edits").glob("*.png")
+    alike = load(base, "cpu", lora=f"{run}:0.8").edit(file, strength=0.5, steps=2)[0]
+    assert np.array_equal(np.asarray(Image.open(edit)), alike.data[..., 0]) and reproduce(edit)[1]
     own = save_samples(load(run, "cpu").sample(1, steps=2), tmp_path / "own")[0]
     assert reproduce(own)[1]
     shutil.copy(base / "model.safetensors", run / "lora.safetensors")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from kakusan.app.command.options import Device, Json, Model, conditions, positive
+from kakusan.app.command.options import Device, Json, Lora, Model, conditions, positive
 from kakusan.app.command.outcome import Outcome
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop
@@ -65,6 +65,7 @@ def inpaint(
     autoguidance: Autoguidance = None,
     label: Label = None,
     cond: Cond = None,
+    lora: Lora = None,
     recipe: Recipe = True,
     out: Out = FOLDER,
     batch: Batch = None,
@@ -80,7 +81,7 @@ def inpaint(
         )  # fmt: skip
 
     told = _told(prompt, label, cond, steps, guidance, batch, count, resample)
-    return _done(model, device, out, recipe, count, told, work, "filling")
+    return _done(model, lora, device, out, recipe, count, told, work, "filling")
 
 
 def outpaint(
@@ -104,6 +105,7 @@ def outpaint(
     autoguidance: Autoguidance = None,
     label: Label = None,
     cond: Cond = None,
+    lora: Lora = None,
     recipe: Recipe = True,
     out: Out = FOLDER,
     batch: Batch = None,
@@ -119,7 +121,7 @@ def outpaint(
         )  # fmt: skip
 
     told = _told(prompt, label, cond, steps, guidance, batch, count, resample)
-    return _done(model, device, out, recipe, count, told, work, "extending")
+    return _done(model, lora, device, out, recipe, count, told, work, "extending")
 
 
 def edit(
@@ -151,6 +153,7 @@ def edit(
     autoguidance: Autoguidance = None,
     label: Label = None,
     cond: Cond = None,
+    lora: Lora = None,
     recipe: Recipe = True,
     out: Out = FOLDER,
     batch: Batch = None,
@@ -181,7 +184,7 @@ def edit(
         return loaded.edit(image, strength=0.6 if strength is None else strength, tile=tile, resize=resize, **told)
 
     told = _told(prompt if instruct is None else instruct, label, cond, steps, guidance, batch, count)
-    return _done(model, device, out, recipe, count, told, work, "drawing")
+    return _done(model, lora, device, out, recipe, count, told, work, "drawing")
 
 
 def blend(
@@ -197,6 +200,7 @@ def blend(
     guidance: Guidance = None,
     label: Label = None,
     cond: Cond = None,
+    lora: Lora = None,
     recipe: Recipe = True,
     out: Out = FOLDER,
     batch: Batch = None,
@@ -208,9 +212,8 @@ def blend(
     def work(loaded: Any, told: dict[str, Any]) -> Any:
         return loaded.blend(first, second, frames=count, resize=resize, **told)
 
-    return _done(
-        model, device, out, recipe, count, _told(prompt, label, cond, steps, guidance, batch, count), work, "blending"
-    )
+    told = _told(prompt, label, cond, steps, guidance, batch, count)
+    return _done(model, lora, device, out, recipe, count, told, work, "blending")
 
 
 def upscale(
@@ -237,10 +240,8 @@ def upscale(
         each = [loaded.upscale(i, noise=noise, solver=solver, n=count, seed=seed, **named) for i in (image, *images)]
         return [made for several in each for made in several]
 
-    total = count * (1 + len(images))
-    return _done(
-        model, device, out, recipe, total, _told(None, None, None, steps, None, batch, count), work, "enlarging"
-    )
+    told = _told(None, None, None, steps, None, batch, count)
+    return _done(model, None, device, out, recipe, count * (1 + len(images)), told, work, "enlarging")
 
 
 def register(app: App) -> tuple[Callable[..., Outcome], ...]:
@@ -270,6 +271,7 @@ def _told(
 
 def _done(
     model: str,
+    lora: Sequence[str] | None,
     device: str,
     out: Path,
     recipe: bool,
@@ -287,7 +289,7 @@ def _done(
     from kakusan.app.edit.editing import save_edits
 
     with Progress() as progress, Stop() as stop:
-        loaded = facade.load(model, device=device)
+        loaded = facade.load(model, device=device, lora=lora)
         if told["prompt"] is not None:
             for words in loaded.remarks(loaded.request(1, told["prompt"], None, 0, None)):
                 progress.warn(words)
