@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kakusan.conditions.words import split as spoken
 from kakusan.part import KakusanError
 from kakusan.training.source import open_source
 from recipes.iconsources import THINGS, encoded, packed, pattern, rasterised
@@ -417,3 +418,11 @@ def test_a_sheet_shows_the_style_asked_for_over_its_ground(icons, tmp_path):
     assert sheet.sheet(icons / "train", 4, "3d", "white", 0).getpixel(corner) == (255, 255, 255)
     with pytest.raises(KakusanError, match="holds no metadata"):
         sheet.sheet(tmp_path, 4, None, "white", 0)
+
+
+def test_words_are_those_of_all_parts_as_the_model_reads_them(icons):
+    listed = importlib.import_module("words").words(icons)
+    assert listed == sorted(set(listed)) and "" not in listed
+    for part in ("train", "test-concepts"):
+        captions = [t for line in (icons / part / "metadata.jsonl").open() for t in json.loads(line)["text"]]
+        assert {w.strip("_ ") for caption in captions for w in spoken(caption)} <= set(listed)
