@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,24 +85,26 @@ def train(
         shown = _shown(given_progress, ranks)
         chosen = pick_device(ranks.device(device))
         through = None if latent is None else read_latent(latent, chosen)
-        given = {"labels": labels, "captions": captions, "fit": fit, "flip": flip, "size": size, "upscale": upscale}
-        given |= {"masks": masks, "control": None if control is None else str(control)}
-        given |= {"pairs": None if pairs is None else str(pairs), "style_image": style_image}
-        given |= {"prompt": prompt, "label": label, "keep": keeping.listed(keep)}
+        asked = {
+            "labels": labels, "captions": captions, "fit": fit, "flip": flip, "size": size, "upscale": upscale,
+            "masks": masks, "control": control, "pairs": pairs, "style_image": style_image, "prompt": prompt,
+            "label": label, "keep": keeping.listed(keep),
+        }  # fmt: skip
         said = planned.written(recipe, overrides)
-        settings = said.get("data", {}) | {k: v for k, v in given.items() if v is not None} | {"path": str(data)}
+        settings = _settings(said, data, asked)
         _apart(settings, autoencoder, latent)
         tuned = None
         if start is not None and not autoencoder:
             tuned = finetune.way(start, settings, lora, said.get("training") or {})
             settings = tuned.settings(settings)
             steps = tuned.steps(minutes, steps, said.get("training") or {})
-        _alone(settings, start, lora, snapshots and tuned is not None and tuned.rank > 0)
+        alone = tuned is not None and tuned.rank > 0
+        _alone(settings, start, lora, snapshots and alone)
         own = said.get("model") or {}
         if own.get("kind") == Latent.kind and not autoencoder:
             raise KakusanError(f"--recipe {recipe}: is of an autoencoder; to train one again add --autoencoder")
         run = RunDir(Path(ranks.lead(lambda: str(rundir.fresh(out, data).path))))
-        try:
+        with _tidied(run, out is None, ranks):
             if autoencoder:
                 project = _opened(settings | autoencode.SETTINGS, shown, own.get("domain"), ranks)
                 wanted = planned.wanted(minutes, steps, seed)
@@ -112,20 +114,12 @@ def train(
                 encoders = tuned.encoders
                 if through is None:
                     domain, through = tuned.base.domain(settings.get("size"), settings.get("fit"), chosen)
-            alone = tuned is not None and tuned.rank > 0
             project = _opened(settings, shown, domain, ranks, through, encoders, alone)
             tree = ranks.lead(
                 lambda: planned.planned(project, said, overrides, minutes, steps, seed, tuned, chosen, shown, ranks)
             )
             if tree["training"].get("adapters") and tuned is None:
                 raise KakusanError("training.adapters: are trained beside a model: name it with --from MODEL")
-        except BaseException:
-            if ranks.first:
-                with contextlib.suppress(OSError):  # folders that hold something stay
-                    run.path.rmdir()
-                    if out is None:
-                        run.path.parent.rmdir()
-            raise
         if ranks.first:
             note = f"kakusan train {data}: everything that decides this run. Train again with --recipe."
             recipes.write(run.recipe, tree, note)
@@ -133,6 +127,26 @@ def train(
             whence = None if through is None else str(latent if latent is not None else start)
             _record(run, project, about, start, whence, tuned)
         return go(run, project, tree, chosen, shown, False, begun, start, ranks, snapshots)
+
+
+def _settings(said: Tree, data: str | Path, asked: Mapping[str, Any]) -> Tree:
+    """The [data] section: what a recipe and overrides say under what is asked for, paths as plain words."""
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}
+    return said.get("data", {}) | {k: v for k, v in plain.items() if v is not None} | {"path": str(data)}
+
+
+@contextlib.contextmanager
+def _tidied(run: RunDir, ours: bool, ranks: Ranks) -> Iterator[None]:
+    """Takes the run's folder away again where nothing was begun in it, and the one around it where we made that."""
+    try:
+        yield
+    except BaseException:
+        if ranks.first:
+            with contextlib.suppress(OSError):  # folders that hold something stay
+                run.path.rmdir()
+                if ours:
+                    run.path.parent.rmdir()
+        raise
 
 
 def _record(
