@@ -103,6 +103,29 @@ def test_resumed_with_minutes_replays_what_the_clock_decided(tmp_path: Path) -> 
     assert_same(straight, broken)
 
 
+def test_what_a_model_holds_beside_its_weights_comes_back_in_its_average_too(tmp_path: Path) -> None:
+    """As vectors of words, which are made before the first step and are in checkpoints from then on."""
+
+    def holding(value: float) -> Model:
+        made = model()
+        made.denoiser.net.register_buffer("held", torch.full((3,), value))
+        return made
+
+    shown: list[float] = []
+
+    class Look(Hooks):
+        def on_preview(self, step: int, model: Model) -> None:
+            shown.append(float(model.denoiser.net.held.mean()))
+
+    stop = Stop()
+    data = Data(spy=lambda s: stop.request() if s == 9 else None)
+    run(holding(7.0), data, settings(), tmp_path, hooks=Look(), held_out=watched(), stop=stop)
+    before = len(shown)
+    done = run(holding(0.0), Data(), settings(), tmp_path, hooks=Look(), held_out=watched(), resume=True)
+    assert 0 < before < len(shown) and set(shown) == {7.0}
+    assert float(done.model.denoiser.net.held.mean()) == 7.0
+
+
 def test_resuming_a_finished_run_gives_the_same_result(tmp_path: Path) -> None:
     first = run(model(), Data(), settings(), tmp_path, held_out=watched())
     again = run(model(), Data(), settings(), tmp_path, held_out=watched(), resume=True)

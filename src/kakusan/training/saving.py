@@ -115,6 +115,8 @@ def restore_weights(live: Running, saved: disk.Saved) -> None:
     live.ranks.lead(lambda: _copy_weights(live, saved))
     averages, (tensors, _) = live.ema.tensors(), disk.flatten_optimiser(live.optimiser)
     live.ranks.share([*_weights(live.model).values(), *averages.values(), *tensors.values()])
+    for mine, shown in zip(live.model.buffers(), live.shadow.buffers(), strict=True):
+        shown.copy_(mine)  # averages are of parameters: what else a model holds, as word vectors, comes with it
     if not live.ranks.first:  # what is no tensor
         live.ema.restore(averages, saved.meta["ema_last"])
         disk.restore_optimiser(live.optimiser, tensors, saved.meta["optim"])
