@@ -74,6 +74,20 @@ def test_the_tutorial_on_first_pictures_runs(tmp_path, monkeypatch, one_thread):
         assert (im.size, im.mode) == ((28, 28), "L")
 
 
+def test_the_tutorial_on_words_runs(tmp_path, monkeypatch, one_thread, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAKUSAN_CACHE", str(tmp_path / "cache"))
+    for command in commands_of(ROOT / "docs" / "tutorials" / "from-words.md"):
+        with pytest.raises(SystemExit) as done:
+            cli.main(shlex.split(command)[1:])
+        assert done.value.code == 0, command
+    assert "unknown" not in capsys.readouterr().err
+    assert len(list((tmp_path / "balloons").glob("seed-??????.png"))) == 3
+    for folder in ("apple", "ringo", "greener"):
+        with Image.open(next(p for p in sorted((tmp_path / folder).glob("*.png")) if p.stem != "grid")) as im:
+            assert (im.size, im.mode) == ((64, 64), "RGBA")
+
+
 def test_the_commands_of_the_readme_run_in_their_order(workplace):
     """As they stand there, but for the length of the training and the size of the network."""
     commands = commands_of(ROOT / "README.md")
