@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
+from kakusan.app.draw import lettering
+from kakusan.app.draw.lettering import FONTS, font_for
 from kakusan.app.draw.sheet import GAP, checkerboard, film, grid
 from kakusan.part import KakusanError
 
@@ -52,6 +55,28 @@ def test_labels_and_mixed_kinds():
     assert sheet.mode == "RGBA"
     bottom = np.asarray(sheet.convert("RGBA"))[-18:, :, :]
     assert bottom[..., 3].max() > 200  # something is written there
+
+
+def test_labels_are_in_a_font_that_has_their_letters(monkeypatch):
+    own = ImageFont.load_default(size=12)
+    assert font_for(["a red apple"], 12).getname() == own.getname()
+    asked: list[str] = []
+
+    def none(name: str, size: int) -> None:
+        asked.append(name)
+        raise OSError(name)
+
+    monkeypatch.setattr(lettering, "truetype", none)
+    assert font_for(["赤いりんご"], 12).getname() == own.getname() and asked == list(FONTS), "boxes"
+
+    class Every:
+        """A font that draws each letter as itself."""
+
+        def getmask(self, letter: str) -> Any:
+            return Image.new("L", (4, 1), ord(letter) % 251).im
+
+    monkeypatch.setattr(lettering, "truetype", lambda name, size: Every())
+    assert isinstance(font_for(["赤いりんご"], 12), Every)
 
 
 @pytest.mark.parametrize("ending", [".webp", ".gif", ".png"])

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, features
+from PIL import Image, ImageDraw, features
 
+from kakusan.app.draw.lettering import font_for
 from kakusan.files import replacing
 from kakusan.part import KakusanError
 from kakusan.report import picture
@@ -42,7 +43,7 @@ def grid(
     times = scale or max(1, CELL // max(width, height))
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     rows = math.ceil(len(images) / columns)
-    font = ImageFont.load_default(size=12)
+    font = font_for(labels or (), 12)
     under = 18 if labels is not None else 0
     w, h = width * times + GAP, height * times + GAP + under
     sheet = _blank(images[0].mode, (columns * w + GAP, rows * h + GAP))
