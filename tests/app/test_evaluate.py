@@ -17,7 +17,9 @@ from kakusan.app.command.show import Progress
 from kakusan.app.judge import emachoice, ground, stepcurve
 from kakusan.app.judge.evaluate import Evaluated, evaluate
 from kakusan.app.judge.stepcurve import Point, cheapest
-from kakusan.checkpoint import load_model, read_info
+from kakusan.checkpoint import load_model, read_info, save_model
+from kakusan.conditions.label import Label
+from kakusan.core.model import Model
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop
 
@@ -268,6 +270,24 @@ def test_classes_that_are_numbers_alone_are_called_as_the_models(trained, tmp_pa
     row = go(run, tmp_path / "set.npz").result["models"][0]
     assert {c["class"]: c["real"] for c in row["classes"]} == {"disc": 60, "square": 60}
     assert row["labels"]["accuracy"]["count"] == 60
+
+
+def test_a_model_with_names_is_judged_on_the_numbered_classes_it_was_trained_on(trained, tmp_path):
+    """As fashion, which ships: the data number the classes, and its file names them."""
+    _, data = trained
+    files = [(i, p) for i, name in enumerate(("disc", "square")) for p in sorted((data / name).iterdir())]
+    pictures, labels = np.stack([np.asarray(Pil.open(p)) for _, p in files]), np.array([i for i, _ in files])
+    np.savez(tmp_path / "set.npz", x_train=pictures, y_train=labels, x_test=pictures[::2], y_test=labels[::2])
+    told = {"overrides": SMALL, "device": "cpu", "progress": Progress(quiet=True)}
+    facade.train(tmp_path / "set.npz", steps=2, out=tmp_path / "run", **told)
+    model, info = load_model(tmp_path / "run" / "model.safetensors")
+    numbered = model.encoder("label")
+    names = Label(["disc", "square"], numbered.table.embedding_dim)
+    names.load_state_dict(numbered.state_dict())
+    others = {name: model.encoder(name) for name in model.encoders} | {"label": names}
+    save_model(tmp_path / "named.safetensors", Model(model.denoiser, model.domain, others, model.defaults), info)
+    done = go(tmp_path / "named.safetensors", tmp_path / "set.npz").result["models"][0]
+    assert done["seen"] is False and {c["class"]: c["real"] for c in done["classes"]} == {"disc": 30, "square": 30}
 
 
 def test_larger_pictures_are_brought_to_the_models_size_and_the_stamp_says_so(trained, tmp_path):

@@ -17,7 +17,7 @@ from kakusan.part import KakusanError
 from kakusan.training.captions import PROMPT
 from kakusan.training.source import open_source
 
-__all__ = ["drawing", "opened", "same", "trained_on"]
+__all__ = ["called_as", "drawing", "opened", "same", "trained_on"]
 
 Tree = dict[str, Any]
 
@@ -64,13 +64,13 @@ def opened(loaded: Loaded, data: str, labels: str, shown: Progress) -> tuple[Pro
     settings["captions"] = "auto" if PROMPT in loaded.model.encoders else "none"
     project = project_of(loaded.domain, settings, shown)
     judgeable(project, "evaluate")
-    named = _named(project, loaded.classes)
-    if named.train.classes != project.train.classes:
+    own = called_as(project, loaded.classes)
+    if own.train.classes != project.train.classes:
         shown.note(f"{data}: numbers its classes; they are called as the model calls them, 0 is {loaded.classes[0]!r}")
-    return named, words
+    return own, words
 
 
-def _named(project: Project, classes: list[str]) -> Project:
+def called_as(project: Project, classes: list[str]) -> Project:
     """The project with the model's names for classes that the data only number."""
     train, held = called(project.train, classes), project.held
     return replace(project, train=train, held=None if held is None else called(held, classes))
@@ -107,4 +107,4 @@ def trained_on(loaded: Loaded, project: Project, named: str | None, shown: Progr
         if named is not None:
             raise KakusanError(f"--trained-on {words}")
         return None, words
-    return _named(found, loaded.classes), ""
+    return called_as(found, loaded.classes), ""
