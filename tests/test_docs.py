@@ -62,29 +62,35 @@ def commands_of(page: Path) -> list[str]:
     return [line[2:] for line in lines if line.startswith("$ kakusan ")]
 
 
-def test_the_tutorial_on_first_pictures_runs(tmp_path, monkeypatch, one_thread):
+@pytest.fixture
+def reader(tmp_path, monkeypatch, one_thread) -> Path:
+    """An empty folder that a page's commands run in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KAKUSAN_CACHE", str(tmp_path / "cache"))
-    for command in commands_of(ROOT / "docs" / "tutorials" / "first-pictures.md"):
+    return tmp_path
+
+
+def follow(page: str) -> None:
+    """Run a tutorial's commands in their order."""
+    for command in commands_of(ROOT / "docs" / "tutorials" / page):
         with pytest.raises(SystemExit) as done:
             cli.main(shlex.split(command)[1:])
         assert done.value.code == 0, command
-    assert len(list((tmp_path / "sneakers").glob("seed-??????.png"))) == 8
-    with Image.open(next((tmp_path / "boot").glob("*.png"))) as im:
+
+
+def test_the_tutorial_on_first_pictures_runs(reader):
+    follow("first-pictures.md")
+    assert len(list((reader / "sneakers").glob("seed-??????.png"))) == 8
+    with Image.open(next((reader / "boot").glob("*.png"))) as im:
         assert (im.size, im.mode) == ((28, 28), "L")
 
 
-def test_the_tutorial_on_words_runs(tmp_path, monkeypatch, one_thread, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KAKUSAN_CACHE", str(tmp_path / "cache"))
-    for command in commands_of(ROOT / "docs" / "tutorials" / "from-words.md"):
-        with pytest.raises(SystemExit) as done:
-            cli.main(shlex.split(command)[1:])
-        assert done.value.code == 0, command
+def test_the_tutorial_on_words_runs(reader, capsys):
+    follow("from-words.md")
     assert "unknown" not in capsys.readouterr().err
-    assert len(list((tmp_path / "balloons").glob("seed-??????.png"))) == 3
+    assert len(list((reader / "balloons").glob("seed-??????.png"))) == 3
     for folder in ("apple", "ringo", "greener"):
-        with Image.open(next(p for p in sorted((tmp_path / folder).glob("*.png")) if p.stem != "grid")) as im:
+        with Image.open(next(p for p in sorted((reader / folder).glob("*.png")) if p.stem != "grid")) as im:
             assert (im.size, im.mode) == ((64, 64), "RGBA")
 
 

@@ -11,6 +11,7 @@ import torch
 from kakusan.app.command.show import Progress
 from kakusan.app.train.project import Project, open_project
 from kakusan.domains.picture import encode_png
+from kakusan.part import KakusanError
 
 
 @pytest.fixture
@@ -36,3 +37,21 @@ def test_batches_are_made_where_they_are_used(project):
         assert np.array_equal(here.rows(3), there.rows(3))
     finally:
         there.close()
+
+
+def test_classes_that_are_numbers_alone_take_names(tmp_path, monkeypatch):
+    """Those of the [data] section, or of the model that is trained on, as many as there are."""
+    monkeypatch.setenv("KAKUSAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    np.savez("set.npz", x_train=draw.integers(0, 256, (12, 8, 8), np.uint8), y_train=np.arange(12) % 3)
+    names, quiet = ["bag", "coat", "shoe"], Progress(quiet=True)
+    given = {"path": "set.npz", "held_out": 0}
+    label = {"kind": "condition/label", "classes": names, "dim": 8}
+    for project in (
+        open_project(given | {"classes": names}, quiet),
+        open_project(given, quiet, encoders={"label": label}),
+    ):
+        assert list(project.train.classes) == names and project.train.labels.tolist() == [i % 3 for i in range(12)]
+    with pytest.raises(KakusanError, match=r"numbers its 3 classes, and there are 2 names \(bag, coat\)"):
+        open_project(given | {"classes": ["bag", "coat"]}, quiet)

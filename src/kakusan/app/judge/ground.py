@@ -65,7 +65,7 @@ def ground_of(file: Path, task: Task, shown: Progress) -> Ground:
     seen = trained is not None and modeldata.same(project, loaded)
     if trained is not None and seen:  # the same pictures held out as in the run
         settings = project.settings | {k: trained.settings[k] for k in ("held_out", "flip")}
-        project = modeldata.called_as(project_of(loaded.domain, settings, shown), loaded.classes)
+        project = project_of(loaded.domain, settings, shown)
     real = reference_of(project, shown, seen)
     shown.note(f"comparing with {len(real.pictures):,} real pictures: {real.words}")
     known = None

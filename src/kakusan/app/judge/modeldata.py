@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kakusan.app.command.show import Progress
 from kakusan.app.draw.loaded import Loaded
-from kakusan.app.judge.reference import called, judgeable
+from kakusan.app.judge.reference import judgeable
 from kakusan.app.train import recipe as recipes
 from kakusan.app.train.project import Project, project_of
 from kakusan.domains.image import Image
@@ -17,7 +16,7 @@ from kakusan.part import KakusanError
 from kakusan.training.captions import PROMPT
 from kakusan.training.source import open_source
 
-__all__ = ["called_as", "drawing", "opened", "same", "trained_on"]
+__all__ = ["drawing", "opened", "same", "trained_on"]
 
 Tree = dict[str, Any]
 
@@ -61,19 +60,11 @@ def opened(loaded: Loaded, data: str, labels: str, shown: Progress) -> tuple[Pro
         words = f"data: {domain.how} to {domain.width} x {domain.height}; "
         shown.note(f"{data}: pictures of other sizes are brought to the model's ({words.strip(' ;')})")
     settings = {"path": data, "labels": labels if loaded.classes or labels != "auto" else "none", "fit": domain.how}
+    settings["classes"] = loaded.classes or None
     settings["captions"] = "auto" if PROMPT in loaded.model.encoders else "none"
     project = project_of(loaded.domain, settings, shown)
     judgeable(project, "evaluate")
-    own = called_as(project, loaded.classes)
-    if own.train.classes != project.train.classes:
-        shown.note(f"{data}: numbers its classes; they are called as the model calls them, 0 is {loaded.classes[0]!r}")
-    return own, words
-
-
-def called_as(project: Project, classes: list[str]) -> Project:
-    """The project with the model's names for classes that the data only number."""
-    train, held = called(project.train, classes), project.held
-    return replace(project, train=train, held=None if held is None else called(held, classes))
+    return project, words
 
 
 def same(project: Project, loaded: Loaded) -> bool:
@@ -87,6 +78,7 @@ def trained_on(loaded: Loaded, project: Project, named: str | None, shown: Progr
     recorded: Tree = {}
     if (run / "recipe.toml").is_file():
         recorded = dict(recipes.read(run / "recipe.toml").get("data", {}))
+    recorded["classes"] = loaded.classes or None
     if named is not None:
         recorded["path"] = named
     elif same(project, loaded):
@@ -107,4 +99,4 @@ def trained_on(loaded: Loaded, project: Project, named: str | None, shown: Progr
         if named is not None:
             raise KakusanError(f"--trained-on {words}")
         return None, words
-    return called_as(found, loaded.classes), ""
+    return found, ""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,7 @@ from kakusan.training.cache import cache_root
 from kakusan.training.data import Dataset
 from kakusan.training.splits import SPLIT_NAMES
 
-__all__ = [
-    "REAL", "Features", "Reference", "called", "classifier_of", "extractor_of", "judgeable", "pictures_of",
-    "reference_of",
-]  # fmt: skip
+__all__ = ["REAL", "Features", "Reference", "classifier_of", "extractor_of", "judgeable", "pictures_of", "reference_of"]
 
 REAL = 5000  # real pictures that samples are compared with, at most
 TAUGHT = 20_000  # labelled pictures that the classifier learns from, at most
@@ -63,19 +60,12 @@ def reference_of(project: Project, shown: Progress, seen: bool = True, most: int
     if other:
         path = f"{project.source.path}:{other}"
         source = open_project({**project.settings, "path": path, "held_out": 0}, shown, project.domain.spec())
-        real = called(source.train, project.train.classes)
-        words, seen = f"{path}, pictures that no model was trained on", False
+        real, words, seen = source.train, f"{path}, pictures that no model was trained on", False
     chosen = np.unique(np.linspace(0, len(real) - 1, min(len(real), most)).astype(np.int64))
     labels = None if real.labels is None else np.asarray(real.labels[chosen])
     pictures = pictures_of(project, real, chosen)
     classes = list(real.classes) if labels is not None else []
     return Reference(pictures, labels, classes, words, source.cache.fingerprint, seen, real)
-
-
-def called(data: Dataset, classes: Sequence[str]) -> Dataset:
-    """Data whose classes are numbers from 0 alone, with as many names for them; other data as they are."""
-    numbers = tuple(str(i) for i in range(len(classes)))
-    return replace(data, classes=tuple(classes)) if data.classes == numbers else data
 
 
 def _other_split(project: Project) -> str | None:

@@ -42,6 +42,7 @@ READ = 100_000  # pictures whose captions the vocabulary is learnt from, at most
 DATA: dict[str, Any] = {  # the [data] section of a recipe and its defaults
     "path": "",
     "labels": "auto",
+    "classes": None,
     "fields": None,
     "captions": "auto",
     "fit": "crop",
@@ -259,6 +260,7 @@ def open_project(
     styles = styled.groups(source, chosen)
     if chosen["captions"] == "none":
         source.texts = None
+    suiting.name_classes(source, chosen["classes"] or (), progress.note)
     if encoders is not None:
         suiting.suit(source, chosen, encoders, alone, progress.note)
     for note in source.notes:

@@ -4,7 +4,7 @@ what the pictures lack is said."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from kakusan.training.captions import PROMPT
 from kakusan.training.metadata import Gathered
 from kakusan.training.source import Source
 
-__all__ = ["as_drawn", "suit"]
+__all__ = ["as_drawn", "name_classes", "suit"]
 
 LISTED = 12  # classes named in an error
 
@@ -44,6 +44,21 @@ def suit(
     elif alone and PROMPT not in encoders and source.texts is not None:
         tell("the model reads no words: the captions of the data are left out")
         source.texts = None
+
+
+def name_classes(source: Source, names: Sequence[str], tell: Callable[[str], None]) -> None:
+    """Classes that the data only number, 0 and up, take as many names in their order; others keep their own."""
+    numbers = [str(i) for i in range(len(source.classes))]
+    if source.labels is None or not names or source.classes != numbers or list(names) == numbers:
+        return
+    if len(names) != len(numbers):
+        listed = ", ".join(names[:LISTED])
+        raise KakusanError(
+            f"{source.path}: numbers its {len(numbers)} classes, and there are {len(names)} names ({listed}); give a name "
+            "for each, or --labels none"
+        )
+    source.classes = list(names)
+    tell(f"{source.path}: numbers its classes; they are called {names[0]!r} and so on, in their order")
 
 
 def as_drawn(source: Source, domain: Image, tell: Callable[[str], None]) -> None:
@@ -77,6 +92,7 @@ def _classes(source: Source, label: Spec, said: bool, tell: Callable[[str], None
             f"with --label {names[0]!r}, or by a folder for each"
         )
         return
+    name_classes(source, names, tell)
     folded = {name.casefold(): i for i, name in enumerate(names)}
     unknown = next((name for name in source.classes if name.casefold() not in folded), None)
     if unknown is not None:
