@@ -54,8 +54,8 @@ def name_classes(source: Source, names: Sequence[str], tell: Callable[[str], Non
     if len(names) != len(numbers):
         listed = ", ".join(names[:LISTED])
         raise KakusanError(
-            f"{source.path}: numbers its {len(numbers)} classes, and there are {len(names)} names ({listed}); give a name "
-            "for each, or --labels none"
+            f"{source.path}: numbers its {len(numbers)} classes, and there are {len(names)} names ({listed}); "
+            "give a name for each, or --labels none"
         )
     source.classes = list(names)
     tell(f"{source.path}: numbers its classes; they are called {names[0]!r} and so on, in their order")
