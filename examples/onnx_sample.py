@@ -21,7 +21,7 @@ def sample(table, networks, noise, given, rng):
         x0 = np.zeros_like(x)
         for weight, branch in zip(step["weights"], table["branches"]):
             if weight:
-                feed = {"x": x} | {c: np.full(len(x), step[c], np.float32) for c in ("lam", "c_in", "c_skip", "c_out")}
+                feed = {"x": x} | {c: np.full(len(x), step[c], np.float32) for c in table["coefficients"]}
                 for name, condition in table["conditions"].items():
                     for key, about in condition["inputs"].items():
                         absent = name in branch["none"] or key not in given

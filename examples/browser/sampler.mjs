@@ -36,7 +36,7 @@ export async function sample(ort, table, sessions, noise, count, given, normal, 
 /** Coefficients and conditions as a network takes them: `count` equal numbers each, and "none" where nothing is asked. */
 function inputs(ort, table, step, given, none, count) {
   const feed = {};
-  for (const name of ["lam", "c_in", "c_skip", "c_out"]) {
+  for (const name of table.coefficients) {
     feed[name] = new ort.Tensor("float32", new Float32Array(count).fill(step[name]), [count]);
   }
   for (const [condition, about] of Object.entries(table.conditions)) {

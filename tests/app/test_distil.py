@@ -21,7 +21,6 @@ from kakusan.app.cli import main
 from kakusan.app.command.show import Progress
 from kakusan.app.deploy import distil, distilled, fewsteps, tuned
 from kakusan.app.deploy.distil import Distilled, distill
-from kakusan.app.deploy.export import export
 from kakusan.app.deploy.fewsteps import Point, verdict
 from kakusan.app.deploy.rounds import Wish, planned
 from kakusan.app.deploy.student import opened
@@ -256,8 +255,6 @@ def test_a_student_of_the_mean_velocity_jumps_and_is_resumed_exactly(trained, tm
     assert not torch.equal(model.sample(1, seed=5, label="disc")[0].raw, two.raw), "the sampler tells where steps land"
     with pytest.raises(KakusanError, match="the sampler says where its steps land"):
         straight.load("cpu").sample(1, cond={"landing": 1.0})
-    with pytest.raises(KakusanError, match="told where each step lands"):
-        export(straight.path, out=tmp_path / "exported", progress=Progress(quiet=True))
 
 
 def test_a_smaller_student_alone_is_drawn_as_its_teacher_and_judged_by_what_it_costs(trained, tmp_path, monkeypatch):

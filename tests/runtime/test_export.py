@@ -22,6 +22,7 @@ from kakusan.app.draw.sampler import Request, steps
 from kakusan.catalog import build
 from kakusan.core.batch import Cond
 from kakusan.core.model import Encoder, Model
+from kakusan.core.process import place
 from kakusan.core.rng import Rng
 from kakusan.part import KakusanError
 from kakusan.runtime import engines, export, formats, host, int8, verify
@@ -102,6 +103,25 @@ def test_a_sample_is_the_one_that_the_sampler_draws(source, folder, table):
     found = host.sample(table, run, eps, given, np.random.default_rng(0))
     assert len(table["steps"]) == 10
     assert np.abs(found - last.x.numpy()).max() < 1e-4
+
+
+@onnx
+def test_a_network_that_is_told_where_steps_land_is_told_by_the_table(tmp_path):
+    """As students of mean flow are; the export itself compares a whole sample with PyTorch's own."""
+    made = model(encoders={"label": LABEL, "landing": {"kind": "condition/landing", "dim": 4}})
+    request = Request(seeds=[0], solver="ddim", steps=4, guidance=1.0)
+    done = written(tmp_path, made, request=request)
+    table = json.loads((done.path / "table.json").read_text("utf-8"))
+    assert table["coefficients"] == ["lam", "c_in", "c_skip", "c_out", "landing"]
+    assert list(table["conditions"]) == ["label"], "nobody asks for it"
+    told = [step["landing"] for step in table["steps"]]
+    top = made.denoiser.process.logsnr(torch.tensor(table["steps"][0]["t"], dtype=torch.float64))
+    assert min(told) > 0 and sum(told) == pytest.approx(float(place(top)), abs=1e-6), "falls make the whole way"
+    run = {"model": engines.onnxruntime(done.path / "model.onnx", 1)}
+    eps = np.random.default_rng(0).standard_normal((2, *SHAPE), np.float32)
+    silent = table | {"steps": [step | {"landing": 0.0} for step in table["steps"]]}
+    found, other = (host.sample(t, run, eps, {}, np.random.default_rng(0)) for t in (table, silent))
+    assert np.abs(found - other).max() > 0.01
 
 
 @onnx

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kakusan.core.guide import Guide
@@ -21,8 +22,8 @@ from kakusan.runtime import engines, int8
 from kakusan.runtime.bundle import seal
 from kakusan.runtime.engines import Run
 from kakusan.runtime.formats import FORMATS
-from kakusan.runtime.graph import Decoder, Graph
-from kakusan.runtime.table import rows
+from kakusan.runtime.graph import COEFFICIENTS, Condition, Decoder, Graph
+from kakusan.runtime.table import Row, rows
 from kakusan.runtime.verify import Checked, verify
 
 __all__ = ["FORMATS", "Branch", "Exported", "Sampling", "export", "table"]
@@ -30,11 +31,11 @@ __all__ = ["FORMATS", "Branch", "Exported", "Sampling", "export", "table"]
 DECODER = "decoder"
 _HOW = [
     "x = start * N(0, 1), of shape (batch, *shape). Then for every entry of steps, in order:",
-    "x0 = sum over branches of weights[j] * network(x, lam, c_in, c_skip, c_out, conditions), but for weights of 0;",
+    "x0 = sum over branches of weights[j] * network(x, coefficients, conditions), but for weights of 0;",
     "past = [x0, *past]; x = a * x + sum of b[i] * past[i] (+ noise * N(0, 1) where noise is not 0).",
-    "Every coefficient goes into the network as (batch,) equal numbers; conditions named in a branch's none, and those "
-    "that nobody asks for, get the value none. After the last step x is the sample; where there is a decoder, "
-    "decoder(z = x) is, of shape (batch, *pictures).",
+    "Every one of a step's coefficients goes into the network as (batch,) equal numbers; conditions named in a "
+    "branch's none, and those that nobody asks for, get the value none. After the last step x is the sample; where "
+    "there is a decoder, decoder(z = x) is, of shape (batch, *pictures).",
 ]
 
 
@@ -79,7 +80,9 @@ class Exported:
 
 def table(model: Model, sampling: Sampling, shape: tuple[int, ...], files: Mapping[str, str]) -> dict[str, Any]:
     """Everything that a host needs beside the networks, as plain data."""
-    steps = [row.dict() for row in rows(model.denoiser, sampling.solver, sampling.times, sampling.guide)]
+    found = rows(model.denoiser, sampling.solver, sampling.times, sampling.guide)
+    timed = [c for c in Graph(model).conditions if c.timed]
+    steps = [row.dict() | _landing(model, timed, row) for row in found]
     return {
         "format": 1,
         "how": _HOW,
@@ -87,10 +90,11 @@ def table(model: Model, sampling: Sampling, shape: tuple[int, ...], files: Mappi
         "pictures": list(_pictures(model, shape)),
         "decoder": DECODER if DECODER in files else None,
         "start": float(model.denoiser.process.scales(sampling.times[0])[1]),
+        "coefficients": [*COEFFICIENTS, *(name for c in timed for name in c.keys)],
         "memory": max(len(row["b"]) for row in steps),
         "networks": dict(files),
         "branches": [{"network": b.network, "none": list(b.none)} for b in sampling.branches],
-        "conditions": {c.name: c.dict() for c in Graph(model).conditions},
+        "conditions": {c.name: c.dict() for c in Graph(model).conditions if not c.timed},
         "steps": steps,
         "settings": dict(sampling.settings),
         "domain": model.domain.spec() if model.domain is not None else None,
@@ -148,6 +152,16 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return Exported(out, files, checked, int8=found)
+
+
+def _landing(model: Model, timed: Sequence[Condition], row: Row) -> dict[str, float]:
+    """What a step tells the conditions that have to know where it lands, by the names of the graph's inputs."""
+    lam, end = (model.denoiser.process.logsnr(torch.tensor([at], dtype=torch.float64)) for at in (row.t, row.s))
+    found = {}
+    for condition in timed:
+        told = model.encoder(condition.name).between(lam, end)
+        found |= {name: float(told[key]) for name, key in condition.keys.items()}
+    return found
 
 
 def _pictures(model: Model, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -46,6 +46,7 @@ class Condition:
                 f"condition {name!r} ({encoder.kind}) takes input of any length, which export does not know yet: "
                 "only labels, numbers and words of a vocabulary of their own can be exported"
             )
+        self.timed = encoder.timed  # told by the sampler at every step, as the coefficients are
         self.spelling = getattr(encoder, "spelling", dict)()  # of words, what a host needs to number their pieces
 
     def prepared(self, given: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -45,7 +45,7 @@ def sample(
 
 def feeds(table: Mapping[str, Any], step: Mapping[str, Any], x: np.ndarray, given: Feed, none: list[str]) -> Feed:
     """A network's inputs at one step: x, its coefficients, and the conditions, those in ``none`` left out."""
-    feed = {name: np.full(len(x), step[name], np.float32) for name in ("lam", "c_in", "c_skip", "c_out")}
+    feed = {name: np.full(len(x), step[name], np.float32) for name in table["coefficients"]}
     for condition, about in table["conditions"].items():
         for name, told in about["inputs"].items():
             absent = condition in none or name not in given

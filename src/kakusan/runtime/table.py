@@ -29,11 +29,12 @@ class Row:
     """One evaluation: ``x0 = sum_j weights[j] D_j(x)`` over the branches, then
     ``x = a x + sum_i b[i] x0_i + noise N(0, 1)``, x0_0 the newest estimate.
 
-    ``t`` and ``lam`` are the noise level of x, ``c_in``, ``c_skip`` and ``c_out`` the network's affine there. A branch
-    whose weight is 0 need not be evaluated.
+    ``t`` and ``lam`` are the noise level of x, ``s`` where this evaluation's step lands (see ``Model.landing``),
+    ``c_in``, ``c_skip`` and ``c_out`` the network's affine at t. A branch whose weight is 0 need not be evaluated.
     """
 
     t: float
+    s: float
     lam: float
     c_in: float
     c_skip: float
@@ -54,7 +55,7 @@ class _Units:
 
     def __init__(self, most: int) -> None:
         self.size = 1 + most
-        self.states: list[tuple[Tensor, Tensor]] = []  # (x, t) of every evaluation
+        self.states: list[tuple[Tensor, Tensor, Tensor]] = []  # (x, t, s) of every evaluation
         self.estimates: list[int] = []  # coordinates, in the order made
         self.noises: list[int] = []
 
@@ -70,7 +71,7 @@ class _Units:
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The next coordinate, for an estimate: what a solver takes for its denoiser."""
-        self.states.append((x, t))
+        self.states.append((x, t, s))
         self.estimates.append(1 + len(self.estimates) + len(self.noises))
         return self.unit(self.estimates[-1])
 
@@ -91,11 +92,11 @@ def rows(denoiser: Denoiser, solver: Solver, times: Tensor, guide: Guide) -> lis
             x, memory = process.renoise(x, units.noise(), t, s), None
         elif s < t:
             x, _, memory = solver.step(units, x, t, s, process, memory)
-    ends = [*(state for state, _ in units.states[1:]), x]
+    ends = [*(state for state, _, _ in units.states[1:]), x]
     found = []
-    for index, ((before, t), after) in enumerate(zip(units.states, ends, strict=True)):
+    for index, ((before, t, s), after) in enumerate(zip(units.states, ends, strict=True)):
         a, b, noise = _move(before, after, units.estimates[: index + 1], units.noises)
-        found.append(Row(float(t), *_affine(denoiser, t), _weights(guide, t), a, b, noise))
+        found.append(Row(float(t), float(s), *_affine(denoiser, t), _weights(guide, t), a, b, noise))
     return found
 
 

@@ -151,7 +151,7 @@ def _pytorch(model: Model, sampling: Sampling, x: np.ndarray, given: Feed, rng: 
 
 def _inputs(model: Model, given: Feed) -> dict[str, dict[str, torch.Tensor]]:
     tensors = {name: torch.from_numpy(value) for name, value in given.items()}
-    return {c.name: c.prepared(tensors) for c in Graph(model).conditions}
+    return {c.name: c.prepared(tensors) for c in Graph(model).conditions if not c.timed}
 
 
 class _Replay:

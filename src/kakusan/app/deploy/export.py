@@ -105,11 +105,6 @@ def _ddim(request: Request) -> int:
 
 def sampling(model: Model, request: Request) -> Sampling:
     """The request's sampler as the runtime wants it: what ``sampler.steps`` would do."""
-    if model.timed is not None:
-        raise KakusanError(
-            "a student of --method mean-flow is told where each step lands, which the table does not hold yet; "
-            "export a student of --method consistency or progressive"
-        )
     if WEIGHT in model.encoders and request.guidance not in (None, 1):
         raise KakusanError(
             f"--guidance {request.guidance:g}: this student takes the weight as an input; leave it out, and give it to "
@@ -136,7 +131,10 @@ def guided(model: Model, guidance: float, autoguidance: float) -> tuple[Guide, t
     branches: tuple[Branch, ...] = (Branch(),)
     if guidance != 1:
         guide = ClassifierFree(guidance)
-        branches = (Branch(none=tuple(name for name in model.encoders if name != "augment")), Branch())
+        branches = (
+            Branch(none=tuple(name for name in model.encoders if name not in ("augment", model.timed))),
+            Branch(),
+        )
     if autoguidance != 1 and model.weak is not None:
         return Autoguidance(autoguidance, guide), (Branch("weak"), *branches)
     return guide, branches
