@@ -36,7 +36,7 @@ def suit(
     elif alone and source.labels is not None:
         tell(f"the model knows no classes: the {len(source.classes)} of the data are left out")
         source.labels, source.classes = None, []
-    if PROMPT in encoders and source.texts is None and chosen["captions"] != "none":
+    if PROMPT in encoders and source.texts is None and chosen["captions"] != "none" and chosen["pairs"] is None:
         tell(
             "the pictures have no captions, and the model reads words: what they show is learnt as what it draws "
             'without a prompt; give all of them one, as --prompt "a photo of sks mug"'
