@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from iconset.edits import Edit, Key, between_concepts, between_styles, between_tones
+from iconset.edits import Edit, Key, between_concepts, between_styles, between_tones, kept
 from iconset.material import TONES, Concept, concepts, drawings
 from iconset.pictures import drawn
 from iconset.split import SPLITS
@@ -45,13 +45,17 @@ def named_file(slugs: dict[str, str], key: Key) -> str:
     return f"pictures/{style}/{slugs[code]}{word}.png"
 
 
-def write(edits: Sequence[Edit], part: dict[tuple[str, str], str], slugs: dict[str, str], out: Path) -> Counter[str]:
-    """The three lists; gives counts by part and kind."""
+def write(
+    edits: Sequence[Edit], part: dict[tuple[str, str], str], slugs: dict[str, str], out: Path, tones: float
+) -> Counter[str]:
+    """The three lists, with a share ``tones`` of the training pairs of skin tones; gives counts by part and kind."""
     counts: Counter[str] = Counter()
     listing: dict[str, list[str]] = {split: [] for split in SPLITS}
     furthest = {"train": 0, "test-styles": 1, "test-concepts": 2}
     for edit in edits:
         split = max((part[edit.source[:2]], part[edit.target[:2]]), key=furthest.__getitem__)
+        if split == "train" and edit.kind == "skin tone" and not kept(edit, tones):
+            continue
         source, target = (named_file(slugs, key) for key in (edit.source, edit.target))
         line = {"source": source, "target": target, "kind": edit.kind, "text": list(edit.orders)}
         listing[split].append(json.dumps(line, ensure_ascii=False) + "\n")
@@ -67,6 +71,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("icons", type=Path, help="the folder that prepare.py made")
     parser.add_argument("out", type=Path, help="the folder to make; it must not exist")
     parser.add_argument("--no-tones", action="store_true", help="leave skin tones out, which take minutes to draw")
+    parser.add_argument(
+        "--tones", type=float, default=0.5, help="share of the training pairs of skin tones, by far the most alike"
+    )
     args = parser.parse_args(words)
     try:
         if args.out.exists():
@@ -83,7 +90,7 @@ def main(words: Sequence[str] | None = None) -> None:
             shutil.copyfile(args.icons / line["split"] / line["file_name"], file)
         skins = [] if args.no_tones else list(toned(args.sources, listed, set(part), partial))
         edits = chain(between_styles(styles), between_concepts(listed, styles), between_tones(skins))
-        counts = write(list(dict.fromkeys(edits)), part, slugs, partial)
+        counts = write(list(dict.fromkeys(edits)), part, slugs, partial, args.tones)
         partial.rename(args.out)
     except KakusanError as error:
         sys.exit(f"pairs.py: {error}")

@@ -389,7 +389,7 @@ def test_edits_follow_from_names():
 
 def test_pairs_stay_on_their_side_of_the_split(icons, sources, tmp_path, capsys):
     pairs, out = importlib.import_module("pairs"), tmp_path / "pairs"
-    pairs.main([str(sources), str(icons), str(out)])
+    pairs.main([str(sources), str(icons), str(out), "--tones", "1"])
     part = {x["file_name"]: x["split"] for x in listed(icons)}
     kinds, pictures = set(), set()
     for split in ("train", "test-concepts", "test-styles"):
@@ -407,6 +407,11 @@ def test_pairs_stay_on_their_side_of_the_split(icons, sources, tmp_path, capsys)
     assert sorted(light) == [f"pictures/{s}/woman-juggler-light.png" for s in ("flat", "modern", "noto")]
     with pytest.raises(SystemExit, match="exists; name a new folder"):
         pairs.main([str(sources), str(icons), str(out)])
+    pairs.main([str(sources), str(icons), str(tmp_path / "none"), "--tones", "0"])
+    for split, same in (("train", False), ("test-concepts", True), ("test-styles", True)):
+        all_of, thin = ((folder / f"{split}.jsonl").read_text("utf-8") for folder in (out, tmp_path / "none"))
+        assert (all_of == thin) == same, "only what is trained on is thinned"
+        assert same or thin == "".join(x for x in all_of.splitlines(True) if "skin tone" not in x)
 
 
 def test_a_sheet_shows_the_style_asked_for_over_its_ground(icons, tmp_path):

@@ -56,7 +56,7 @@ def asked() -> list:
 
 
 def test_every_colour_becomes_every_other_and_the_measure_agrees():
-    from judging.recolour import TARGETS, dominant, recoloured
+    from iconset.recolour import TARGETS, dominant, recoloured
 
     for colour in TARGETS:
         made = recoloured(disc((220, 40, 40)), colour)
@@ -73,7 +73,7 @@ def test_every_colour_becomes_every_other_and_the_measure_agrees():
 
 
 def test_captions_say_the_new_colour_and_no_other():
-    from judging.recolour import coloured
+    from iconset.recolour import coloured
 
     assert coloured("red apple", "green") == "a green apple" and coloured("apple", "orange") == "an orange apple"
 

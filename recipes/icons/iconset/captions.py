@@ -12,7 +12,7 @@ import numpy as np
 from iconset.colours import COLOURS, mentioned, shares, shown
 from iconset.material import Concept
 
-__all__ = ["COLOURS_JA", "english", "japanese", "named", "named_ja", "phrase"]
+__all__ = ["COLOURS_JA", "TEMPLATES", "english", "japanese", "named", "named_ja", "phrase"]
 
 TEMPLATES = (
     "an icon of {a}",

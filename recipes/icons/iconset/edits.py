@@ -11,7 +11,7 @@ from iconset.captions import named, phrase
 from iconset.colours import COLOURS
 from iconset.material import STYLES, TONES, Concept
 
-__all__ = ["Edit", "Key", "between_concepts", "between_styles", "between_tones"]
+__all__ = ["Edit", "Key", "between_concepts", "between_styles", "between_tones", "kept"]
 
 Key = tuple[str, str, str]  # style, code, skin tone ("" for none)
 
@@ -67,6 +67,11 @@ def between_concepts(concepts: Sequence[Concept], pictures: Mapping[str, Sequenc
         for style in STYLES:
             if style in pictures[by_name[a].code] and style in pictures[by_name[b].code]:
                 yield Edit((style, by_name[a].code, ""), (style, by_name[b].code, ""), kind, orders)
+
+
+def kept(edit: Edit, share: float) -> bool:
+    """Whether an edit is in this share of them, chosen by hash."""
+    return int.from_bytes(_hash(*edit.source, *edit.target)[:4], "big") < share * 2**32
 
 
 def _changes(names: Mapping[str, Concept]) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from iconset.captions import phrase
+from iconset.recolour import TARGETS, bare, coloured, dominant, recoloured
 from iconset.split import SPLITS
 from PIL import Image
 from prompts import THINGS
 
-from judging.recolour import TARGETS, bare, coloured, dominant, recoloured
 from kakusan.part import KakusanError
 
 __all__ = ["KINDS", "Icons", "Prompt", "opened", "prompts", "taken"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+
 from iconset.captions import phrase
 from iconset.colours import COLOURS, WORDS, hsv, shares
 
