@@ -127,8 +127,11 @@ def test_stopped_and_resumed_is_the_one_that_never_stopped(data, trained, tmp_pa
 def test_the_model_is_one_file_that_draws_by_itself(data, trained, latent, tmp_path):
     (tmp_path / "alone.safetensors").write_bytes((latent / "model.safetensors").read_bytes())
     model = load(tmp_path / "alone.safetensors", "cpu")
+    again = read_latent(latent)  # a model of a latent holds what another would be trained in
+    assert again.spec() == model.domain.spec()
     for name, tensor in read_latent(trained).state_dict().items():
         assert torch.equal(tensor, model.domain.state_dict()[name]), name
+        assert torch.equal(tensor, again.state_dict()[name]), name
     samples = model.sample(3, seed=5, steps=3, label="a")
     assert [s.data.shape for s in samples] == [(SIDE, SIDE, 4)] * 3 and samples[0].raw.shape == (4, SIDE, SIDE)
     assert model.sample(1, steps=3, size=24)[0].data.shape == (24, 24, 4)
@@ -189,7 +192,7 @@ def test_what_a_latent_model_cannot_do_is_said(data, trained, latent, tmp_path, 
 def test_bad_input_is_one_clear_line(data, trained, latent, tmp_path, capsys):
     grey, large = written(tmp_path / "rgb", "RGB"), written(tmp_path / "large", side=20)
     asked = {
-        "is a diffusion model, no autoencoder": [data, "--latent", latent],
+        "is a diffusion model of pictures themselves, no autoencoder": [data, "--latent", "fashion"],
         "first the one, then": [data, "--latent", trained, "--autoencoder"],
         "no such model": [data, "--latent", tmp_path / "none"],
         "is of RGBA pictures (4 channels, 8 bits), the data are RGB (3, 8)": [grey, "--latent", trained],
@@ -197,7 +200,7 @@ def test_bad_input_is_one_clear_line(data, trained, latent, tmp_path, capsys):
         "folds by 4; give a multiple, as --size 20": [large, "--latent", trained, "--size", 18],
         "of an autoencoder; to train one again add --autoencoder": [data, "--recipe", trained / "recipe.toml"],
         "name its file, --latent": [data, "--recipe", latent / "recipe.toml"],
-        "--from": [data, "--autoencoder", "--from", latent],
+        "--from": [data, "--autoencoder", "--from", "fashion"],
         "factor=3": [data, "--autoencoder", "autoencoder.factor=3"],
         "not a model to go on from": [data, "--from", trained],
     }  # fmt: skip
