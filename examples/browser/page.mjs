@@ -1,5 +1,6 @@
 // The page: loads the model beside it, draws, and shows a grid.
 import * as ort from "./ort/ort.wasm.min.mjs";
+import { glossary } from "./glossary.mjs";
 import { gaussian, networks, sample } from "./sampler.mjs";
 import { reader } from "./words.mjs";
 
@@ -10,13 +11,20 @@ ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator
 try {
   const table = await (await fetch("model/table.json")).json();
   const sessions = await networks(table, (file) => ort.InferenceSession.create(`model/${file}`));
-  const names = table.conditions.label?.names ?? [];
+  const [called, classes] = Object.entries(table.conditions).find(([, about]) => about.names?.length) ?? ["", {}];
+  const names = classes.names ?? [];
   const said = table.conditions.prompt;
-  const read = said?.vocabulary ? reader(said) : null;
+  const read = said?.vocabulary ? reader(said, said.glossary && glossary(said.glossary)) : null;
   at("words").hidden = read === null;
   at("classes").hidden = names.length === 0;
+  at("called").textContent = called === "label" ? "class" : called;
   for (const [value, text] of [["", "each in turn"], ...names.map((name, i) => [i, name])]) {
     at("label").append(new Option(text, value));
+  }
+  const wanted = new URLSearchParams(location.search);
+  for (const name of ["prompt", "label", "count", "seed"]) {
+    const index = name === "label" ? names.indexOf(wanted.get(name)) : -1;
+    if (wanted.has(name)) at(name).value = index < 0 ? wanted.get(name) : index;
   }
   at("go").disabled = false;
   at("said").textContent = "ready";
@@ -24,21 +32,21 @@ try {
     event.preventDefault();
     at("go").disabled = true;
     try {
-      await draw(table, sessions, names.length, read);
+      await draw(table, sessions, called, names.length, read);
     } catch (error) {
       at("said").textContent = `failed: ${error.message}`;
     }
     at("go").disabled = false;
   });
-  if (new URLSearchParams(location.search).has("draw")) at("form").requestSubmit();
+  if (wanted.has("draw")) at("form").requestSubmit();
 } catch (error) {
   at("said").textContent = `cannot load the model: ${error.message}`;
 }
 
-async function draw(table, sessions, classes, read) {
+async function draw(table, sessions, called, classes, read) {
   const count = Math.max(1, Math.min(64, Number(at("count").value) || 1));
   const chosen = at("label").value;
-  const given = classes ? { label: Array.from({ length: count }, (_, i) => (chosen === "" ? i % classes : Number(chosen))) } : {};
+  const given = classes ? { [called]: Array.from({ length: count }, (_, i) => (chosen === "" ? i % classes : Number(chosen))) } : {};
   if (read && at("prompt").value.trim()) {
     const { pieces, weight } = read(at("prompt").value);
     given.prompt_pieces = Array(count).fill(pieces);

@@ -22,7 +22,8 @@ function folded(text) {
   return Array.from(text, (c) => c.toUpperCase().toLowerCase()).join("").replaceAll("ς", "σ");
 }
 
-function sort(c) {
+/** What a character is: of a "word", of a script without spaces ("spaceless"), a "sign", or a "gap". */
+export function sort(c) {
   if (/[\p{L}\p{M}\p{N}]/u.test(c)) {
     return /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Bopomofo}ーｰ]/u.test(c) ? "spaceless" : "word";
   }
@@ -44,8 +45,20 @@ export function split(text) {
   return words;
 }
 
-/** A word, as a list of characters, in pieces: neighbours are joined in the order in which joints were learnt. */
-function pieces(word, rank) {
+/** A word, as a list of characters, in pieces: from the left, the longest that is known (WordPiece). */
+function longest(word, rank, most) {
+  const found = [];
+  for (let at = 0; at < word.length; ) {
+    let end = Math.min(word.length, at + most);
+    while (end > at + 1 && !rank.has(word.slice(at, end).join(""))) end--;
+    found.push(word.slice(at, end).join(""));
+    at = end;
+  }
+  return found;
+}
+
+/** The same where pieces were learnt by joining neighbours: they are joined again, in the order learnt. */
+function joined(word, rank) {
   let found = word;
   for (;;) {
     let best = Infinity, pair = null;
@@ -54,20 +67,25 @@ function pieces(word, rank) {
       if (at < best) [best, pair] = [at, [found[i], found[i + 1]]];
     }
     if (pair === null) return found;
-    const joined = [];
+    const next = [];
     for (const part of found) {
-      if (joined.at(-1) === pair[0] && part === pair[1]) joined[joined.length - 1] += part;
-      else joined.push(part);
+      if (next.at(-1) === pair[0] && part === pair[1]) next[next.length - 1] += part;
+      else next.push(part);
     }
-    found = joined;
+    found = next;
   }
 }
 
-/** A reader of one condition of a table: words to `{pieces, weight}`, `length` numbers each; too many words are refused. */
-export function reader(about) {
+/**
+ * A reader of one condition of a table: words to `{pieces, weight}`, `length` numbers each; too many words are refused.
+ * `translated`: what is done to a text before (glossary.mjs).
+ */
+export function reader(about, translated = (text) => text) {
   const rank = new Map(about.vocabulary.split(" ").map((piece, i) => [piece, i]));
+  const most = Math.max(...Array.from(rank.keys(), (piece) => Array.from(piece).length));
+  const pieces = (word) => (about.spelled === "longest" ? longest(word, rank, most) : joined(word, rank));
   return (text) => {
-    const numbers = split(text).flatMap((word) => pieces(word, rank)).map((p) => (rank.has(p) ? FIRST + rank.get(p) : UNKNOWN));
+    const numbers = split(translated(text)).flatMap(pieces).map((p) => (rank.has(p) ? FIRST + rank.get(p) : UNKNOWN));
     if (numbers.length > about.length) throw new Error(`the prompt has ${numbers.length} pieces; the model reads ${about.length}`);
     const rest = Array(about.length - numbers.length).fill(0);
     return { pieces: [...numbers, ...rest], weight: [...numbers.map(() => 1), ...rest] };

@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kakusan.app.deploy.distil import Distilled, distill
+    from kakusan.app.deploy.export import export
     from kakusan.app.facade import Loaded, Sample, Trained, load, reproduce, resume, save_samples, train
     from kakusan.app.judge.compare import Compared, compare
     from kakusan.app.judge.evaluate import Evaluated, evaluate
     from kakusan.catalog import build
     from kakusan.part import KakusanError
+    from kakusan.runtime.export import Exported
 
 __all__ = [
     "Compared",
     "Distilled",
     "Evaluated",
+    "Exported",
     "KakusanError",
     "Loaded",
     "Sample",
@@ -30,6 +33,7 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "export",
     "load",
     "reproduce",
     "resume",
@@ -41,11 +45,13 @@ _HOMES = {
     "Compared": "kakusan.app.judge.compare",
     "Distilled": "kakusan.app.deploy.distil",
     "Evaluated": "kakusan.app.judge.evaluate",
+    "Exported": "kakusan.runtime.export",
     "KakusanError": "kakusan.part",
     "build": "kakusan.catalog",
     "compare": "kakusan.app.judge.compare",
     "distill": "kakusan.app.deploy.distil",
     "evaluate": "kakusan.app.judge.evaluate",
+    "export": "kakusan.app.deploy.export",
 }
 
 

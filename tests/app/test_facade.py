@@ -360,8 +360,8 @@ def test_a_film_has_few_frames_and_the_last(count):
 
 def test_public_names_are_these():
     assert sorted(kakusan.__all__) == [
-        "Compared", "Distilled", "Evaluated", "KakusanError", "Loaded", "Sample", "Trained", "build", "compare",
-        "distill", "evaluate", "load", "reproduce", "resume", "save_samples", "train",
+        "Compared", "Distilled", "Evaluated", "Exported", "KakusanError", "Loaded", "Sample", "Trained", "build",
+        "compare", "distill", "evaluate", "export", "load", "reproduce", "resume", "save_samples", "train",
     ]  # fmt: skip
     for name in kakusan.__all__:
         assert getattr(kakusan, name) is not None

@@ -11,10 +11,13 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import kakusan
 from kakusan.app.deploy.export import sampling
 from kakusan.app.draw.sampler import Request
 from kakusan.runtime import export, host
@@ -80,34 +83,64 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(m) is None for m in ("onnx", "onnxscript", "onnxruntime")), reason="needs [export]"
-)
-def test_the_page_draws_in_chromium(tmp_path):
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None or shutil.which("npm") is None:
-        pytest.skip("needs chromium and npm")
-    words = ["npm", "install", "--prefix", str(tmp_path / "npm"), "onnxruntime-web"]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The page with onnxruntime-web beside it, and no model yet."""
+    if shutil.which("npm") is None or any(map(_missing, ("onnx", "onnxscript", "onnxruntime"))):
+        pytest.skip("needs npm and [export]")
+    tmp = tmp_path_factory.mktemp("browser")
+    words = ["npm", "install", "--prefix", str(tmp / "npm"), "onnxruntime-web"]
     if subprocess.run(words, capture_output=True, timeout=300).returncode:
         pytest.skip("npm cannot install onnxruntime-web here")
-    site = tmp_path / "site"
+    mine = tmp / "site"
     shutil.copytree(
-        PAGE, site, ignore=lambda folder, names: [n for n in names if n in ("model", "ort", "node_modules")]
+        PAGE, mine, ignore=lambda folder, names: [n for n in names if n in ("model", "ort", "node_modules")]
     )
-    (site / "ort").mkdir()
+    (mine / "ort").mkdir()
     for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"):
-        shutil.copy(tmp_path / "npm" / "node_modules" / "onnxruntime-web" / "dist" / name, site / "ort")
-    made = model()
-    export.export(made, sampling(made, Request(seeds=[0])), (1, 9, 11), "onnx", site / "model", tmp_path / "ledger", {})
+        shutil.copy(tmp / "npm" / "node_modules" / "onnxruntime-web" / "dist" / name, mine / "ort")
+    return mine
+
+
+def _missing(module: str) -> bool:
+    return importlib.util.find_spec(module) is None
+
+
+def drawn(site: Path, tmp_path: Path, asked: str) -> str:
+    """What the page holds after it has drawn, in a real Chromium; its picture is in the test's folder."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs chromium")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        place = f"http://127.0.0.1:{server.server_address[1]}/?draw"
-        own = [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=100000", "--dump-dom", place]
-        done = subprocess.run([chromium, *quiet, *own], capture_output=True, text=True, timeout=300)
+        place = f"http://127.0.0.1:{server.server_address[1]}/?{asked}&draw"
+        own = [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=300000"]
+        shot = [f"--screenshot={tmp_path / 'page.png'}", "--window-size=800,900", "--dump-dom"]
+        done = subprocess.run([chromium, *quiet, *own, *shot, place], capture_output=True, text=True, timeout=400)
     finally:
         server.shutdown()
-    assert re.search(r"drew 16 in [\d.]+ s", done.stdout), done.stdout[-2000:]
-    assert '<canvas id="picture" width="44" height="36"' in done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_page_draws_in_chromium(site, tmp_path):
+    made = model()
+    shutil.rmtree(site / "model", ignore_errors=True)
+    export.export(made, sampling(made, Request(seeds=[0])), (1, 9, 11), "onnx", site / "model", tmp_path / "ledger", {})
+    page = drawn(site, tmp_path, "count=16")
+    assert re.search(r"drew 16 in [\d.]+ s", page), page[-2000:]
+    assert '<canvas id="picture" width="44" height="36"' in page
+
+
+@pytest.mark.slow
+def test_the_page_draws_icons_from_japanese_words(site, tmp_path):
+    shutil.rmtree(site / "model", ignore_errors=True)
+    kakusan.export("icons", out=site / "model")
+    page = drawn(site, tmp_path, f"prompt={quote('緑色のりんご')}&label=flat&count=4")
+    assert re.search(r"drew 4 in [\d.]+ s", page), page[-2000:]
+    with Image.open(tmp_path / "page.png") as shot:
+        pixels = np.asarray(shot.convert("RGB")).astype(int)
+    green = (pixels[..., 1] > pixels[..., 0] + 40) & (pixels[..., 1] > pixels[..., 2] + 40)
+    assert green.mean() > 0.02, "green apples on the page"

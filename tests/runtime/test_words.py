@@ -6,15 +6,17 @@ import importlib.util
 import json
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import kakusan
 from kakusan.app.deploy.export import sampling
 from kakusan.app.draw.sampler import Request
-from kakusan.conditions.text import Text
+from kakusan.conditions.text import Text, Words
 from kakusan.conditions.words import learn
 from kakusan.runtime import engines, export, host
 from kakusan.runtime.bundle import read_table
@@ -55,23 +57,41 @@ def test_the_page_spells_200_captions_as_python_does():
     assert len(CAPTIONS) == 200
     vocabulary = learn(CAPTIONS[::2], limit=300)
     encoder = Text(vocabulary, length=96, tokens=8, heads=2, dim=0)
-    expected = encoder.widened(encoder.stack([encoder.caption(c) for c in CAPTIONS]))["pieces"].tolist()
+    expected = spelled(encoder, CAPTIONS)
     assert len({tuple(row) for row in expected}) > 190 and any(1 in row for row in expected), "unknown ones among them"
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_the_page_reads_what_icons_reads_in_english_and_japanese():
+    """Words taken whole from the left, and a glossary of 4,429 entries."""
+    encoder = kakusan.load("icons", "cpu").model.encoder("prompt")
+    listed = tomllib.loads((PAGE.parents[1] / "recipes" / "icons" / "prompts.toml").read_text("utf-8"))
+    asked = [x[language] for some in listed.values() for x in some for language in ("prompt", "ja")]
+    odd = ["かぶった猫", "スカート", "アップルパイ", "青いカエル", "the りんごs", "のりんごの", "unaffordable qwzx"]
+    expected = spelled(encoder, [*asked, *odd, *OTHERS])
+    known = sum(1 not in row for row in expected[1:800:2])
+    assert known > 380, "what is said in Japanese is in the vocabulary"
+
+
+def spelled(encoder: Words, captions: list[str]) -> list[list[int]]:
+    """The pieces' numbers of captions, the same from Python and from the page."""
+    expected = encoder.widened(encoder.stack([encoder.caption(c) for c in captions]))["pieces"].tolist()
     script = f"""
+        import {{ glossary }} from "{(PAGE / "glossary.mjs").as_uri()}";
         import {{ reader }} from "{(PAGE / "words.mjs").as_uri()}";
         import {{ readFileSync }} from "node:fs";
         const {{ about, captions }} = JSON.parse(readFileSync(0, "utf8"));
-        const read = reader(about);
+        const read = reader(about, about.glossary && glossary(about.glossary));
         console.log(JSON.stringify(captions.map(read)));
     """
-    asked = json.dumps({"about": encoder.spelling(), "captions": CAPTIONS})
+    asked = json.dumps({"about": encoder.spelling(), "captions": captions})
     words = ["node", "--input-type=module", "-e", script]
     done = subprocess.run(words, input=asked, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    for caption, row, mine in zip(CAPTIONS, found, expected, strict=True):
+    for caption, row, mine in zip(captions, json.loads(done.stdout), expected, strict=True):
         assert row["pieces"] == mine, caption
         assert row["weight"] == [float(n != 0) for n in mine]
+    return expected
 
 
 TEXT = {"kind": "condition/text", "vocabulary": learn(["a red apple", "a blue apple"] * 2), "length": 6, "tokens": 8,

@@ -29,6 +29,7 @@ class Glossary:
         size = len(json.dumps(text)) - 2
         if size > MOST:
             raise KakusanError(f"glossary of {size:,} bytes: at most {MOST:,} go into a model; leave entries out")
+        self.text = text
         self._entries: dict[str, str] = {}
         self._mixed: set[str] = set()  # entries spelled in both kana
         for line in filter(str.strip, text.splitlines()):

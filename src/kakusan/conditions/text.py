@@ -82,8 +82,10 @@ class Words(Encoder, abc.ABC):
         return {name: F.pad(v, (0, self.length - v.shape[1])) for name, v in inputs.items()}
 
     def spelling(self) -> dict[str, Any]:
-        """What a host needs to spell prompts itself: its pieces, and how many a text has at most."""
-        return {"vocabulary": self.vocabulary.text, "length": self.length}
+        """What a host needs to spell prompts itself: the pieces, how words are made of them, how many a text has at
+        most, and the glossary where there is one."""
+        told = {"vocabulary": self.vocabulary.text, "spelled": self.vocabulary.how, "length": self.length}
+        return told | ({"glossary": self.glossary.text} if len(self.glossary) else {})
 
     def unknown(self, prompt: Any) -> list[str]:
         """The words of a prompt that the vocabulary does not know."""

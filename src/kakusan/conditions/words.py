@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
+from typing import ClassVar
 
 from kakusan.part import KakusanError
 
@@ -168,7 +169,10 @@ def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 class Pieces(abc.ABC):
-    """Pieces by number, and how words are spelled with them; ``text``: the pieces with blanks between."""
+    """Pieces by number, and how words are spelled with them (``how``, for hosts that do it themselves); ``text``: the
+    pieces with blanks between."""
+
+    how: ClassVar[str]
 
     def __init__(self, text: str) -> None:
         pieces = text.split()
@@ -224,6 +228,8 @@ class Pieces(abc.ABC):
 class Vocabulary(Pieces):
     """Pieces in the order of joining, as ``learn`` gives them: neighbours are joined in the order learnt."""
 
+    how = "joined"
+
     def _spell(self, word: str) -> list[str]:
         found = list(word)
         while len(found) > 1:
@@ -238,6 +244,8 @@ class Vocabulary(Pieces):
 class Lexicon(Pieces):
     """Words (``_red``) and parts of words (``ed``) in any order: from the left, the longest that fits (WordPiece; Wu et
     al. 2016, arXiv 1609.08144, section 4.1)."""
+
+    how = "longest"
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
