@@ -1,37 +1,40 @@
-"""How well models fill: both routes, RePaint at equal evaluations, copying the nearest pixel, OpenCV's Telea.
+"""How well models fill: each route beside RePaint at equal evaluations, the nearest pixel and OpenCV's Telea.
 
     pip install "kakusan[eval]" opencv-python-headless
     python benchmarks/edit.py runs/mine HELD_OUT_PICTURES [-n 200] [--seeds 2] [--out fill.json]
 
-For each mask (centre, half, strokes; outpainting as the border of the picture masked) and each way: the Fréchet
-distance of completed pictures to the untouched ones in features, beside its floor (two halves of the untouched ones);
-the root mean square to the true pixels inside the mask, and that of the best of the seeds; the diversity, root mean
-square between two seeds inside the mask, which for exact samples about equals the first; evaluations of the network
-and seconds a picture. A gradient counts as one evaluation. Distances need hundreds of pictures: of a trial with a few
-only the others say something.
+For each mask (centre, half, strokes; outpainting as the border of the picture masked) and each way that the model can
+(trained with masks, by its posterior, by replacement with resampling, which is RePaint): the Fréchet distance of
+completed pictures to the untouched ones in features, beside its floor (two halves of the untouched ones); the root mean
+square to the true pixels inside the mask, and that of the best of the seeds; the diversity, root mean square between
+two seeds inside the mask, which for exact samples about equals the first; evaluations of the network and seconds a
+picture, as ``kakusan inpaint`` takes. Colours are multiplied by alpha where there is one. A gradient counts as one
+evaluation. Distances need hundreds of pictures: of a trial with a few only the others say something.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from kakusan.app.draw.loaded import Loaded, load
-from kakusan.app.edit.editing import Wanted, draw, model_domain
-from kakusan.app.edit.fill import ROUNDS, ROUTES, constrained
+from kakusan.app.edit.editing import Wanted, model_domain
+from kakusan.app.edit.fill import ROUNDS, ROUTES, inpaint
+from kakusan.app.train.spatial import MASK
 from kakusan.core.rng import Rng
+from kakusan.domains.latent import Latent
+from kakusan.domains.resize import premultiplied
 from kakusan.evaluation.features import extractor, views
 from kakusan.evaluation.frechet import frechet
+from kakusan.files import write_json
 from kakusan.training.source import open_source
 
-Fill = Callable[[np.ndarray, np.ndarray, int], np.ndarray]  # (fitted picture, mask (H, W) bool, seed) -> filled
+Fill = Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]  # (picture, mask (H, W) bool, first seed, how many)
 
 
 def masks(height: int, width: int, strokes: int = 4) -> dict[str, np.ndarray]:
@@ -50,23 +53,18 @@ def masks(height: int, width: int, strokes: int = 4) -> dict[str, np.ndarray]:
 
 def by_model(loaded: Loaded, route: str, resample: int, steps: int | None) -> tuple[Fill, int]:
     """A way to fill by the model, and how many evaluations one picture takes."""
-    domain, process = model_domain(loaded), loaded.model.denoiser.process
 
-    def fill(pixels: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
-        known = domain.floats(pixels[None])[0]
-        white = torch.from_numpy(mask.astype(np.float32))[None]
-        wanted = Wanted(seed=seed, steps=steps).unguided()
-        edit = constrained(process, domain.size, known, white, route, resample)
-        x = draw(loaded, wanted.request(loaded), tuple(known.shape), edit, wanted)[0]
-        paint = ((x.permute(1, 2, 0).clamp(-1, 1).numpy() + 1) / 2 * (domain.high - domain.low) + domain.low).round()
-        return np.where(mask[..., None], paint.astype(pixels.dtype), pixels)
+    def fill(pixels: np.ndarray, mask: np.ndarray, seed: int, count: int) -> np.ndarray:
+        wanted = Wanted(n=count, seed=seed, steps=steps)
+        made = inpaint(loaded, pixels, 255 * mask.astype(np.uint8), wanted, route=route, resample=resample)
+        return np.stack([each.data.reshape(pixels.shape) for each in made])
 
-    count = steps or int(Wanted().request(loaded).steps or loaded.info()["defaults"]["steps"])
+    count = steps or int(loaded.info()["defaults"]["steps"])
     falls = (count - 1) * resample + 1
     return fill, falls * (1 + ROUNDS + 1) if route == "posterior" else falls
 
 
-def nearest(pixels: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
+def nearest(pixels: np.ndarray, mask: np.ndarray, seed: int, count: int) -> np.ndarray:
     """Each masked pixel as the nearest known one."""
     known, missing = np.argwhere(~mask), np.argwhere(mask)
     out = pixels.copy()
@@ -74,10 +72,10 @@ def nearest(pixels: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
         some = missing[start : start + 256]
         at = known[((some[:, None] - known) ** 2).sum(2).argmin(1)]
         out[some[:, 0], some[:, 1]] = pixels[at[:, 0], at[:, 1]]
-    return out
+    return np.stack([out] * count)
 
 
-def telea(pixels: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
+def telea(pixels: np.ndarray, mask: np.ndarray, seed: int, count: int) -> np.ndarray:
     """OpenCV's fast marching method, each channel by itself (it takes 8 bits, one or three)."""
     import cv2
 
@@ -85,15 +83,19 @@ def telea(pixels: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     planes = [
         cv2.inpaint(np.ascontiguousarray(pixels[..., c]), white, 3, cv2.INPAINT_TELEA) for c in range(pixels.shape[2])
     ]
-    return np.stack(planes, 2)
+    return np.stack([np.stack(planes, 2)] * count)
 
 
 def ways(loaded: Loaded, steps: int | None) -> dict[str, tuple[Fill, int]]:
     """Everything that is compared, with its evaluations a picture."""
-    posterior = by_model(loaded, "posterior", ROUTES["posterior"], steps)
-    single = by_model(loaded, "replace", 1, steps)
-    equal = max(1, round(posterior[1] / single[1]))
-    found = {"posterior": posterior, "replace": by_model(loaded, "replace", ROUTES["replace"], steps)}
+    found: dict[str, tuple[Fill, int]] = {}
+    equal = ROUTES["replace"]
+    if MASK in loaded.model.encoders:
+        found["trained with masks"] = by_model(loaded, "trained", ROUTES["trained"], steps)
+    if not isinstance(loaded.domain, Latent):
+        found["posterior"] = by_model(loaded, "posterior", ROUTES["posterior"], steps)
+        equal = max(1, round(found["posterior"][1] / by_model(loaded, "replace", 1, steps)[1]))
+    found["replace (RePaint)"] = by_model(loaded, "replace", ROUTES["replace"], steps)
     if equal != ROUTES["replace"]:
         found["RePaint, equal evaluations"] = by_model(loaded, "replace", equal, steps)
     found["nearest pixel"] = (nearest, 0)
@@ -109,9 +111,10 @@ def judged(
     truth: np.ndarray, filled: np.ndarray, mask: np.ndarray, features: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Any]:
     """truth (N, H, W, C), filled (S, N, H, W, C): the figures of one way with one mask."""
-    off = (filled.astype(float) - truth)[:, :, mask]
+    plain, painted = shown(truth).astype(float), shown(filled).astype(float)
+    off = (painted - plain)[:, :, mask]
     rms = np.sqrt((off**2).mean((2, 3)))  # (S, N)
-    apart = np.sqrt(((filled[0].astype(float) - filled[-1])[:, mask] ** 2).mean((1, 2)))
+    apart = np.sqrt(((painted[0] - painted[-1])[:, mask] ** 2).mean((1, 2)))
     half = len(truth) // 2
     real, fake = features(truth), features(filled[0])
     return {
@@ -121,6 +124,11 @@ def judged(
         "best": float(rms.min(0).mean()),
         "diversity": float(apart.mean()) if len(filled) > 1 else None,
     }
+
+
+def shown(a: np.ndarray) -> np.ndarray:
+    """Pictures (..., C) with their colours multiplied by alpha, where there is one."""
+    return premultiplied(a) if a.shape[-1] == 4 else a
 
 
 def main() -> None:
@@ -141,16 +149,15 @@ def main() -> None:
     for shape, mask in masks(*domain.size).items():
         for name, (fill, evaluations) in compared.items():
             begun = time.perf_counter()
-            filled = np.stack([[fill(p, mask, 1000 * s + i) for i, p in enumerate(truth)] for s in range(chosen.seeds)])
+            each = [fill(p, mask, chosen.seeds * i, chosen.seeds) for i, p in enumerate(truth)]
+            filled = np.stack(each, 1)
             seconds = (time.perf_counter() - begun) / (len(truth) * chosen.seeds)
             found = judged(truth, filled, mask, lambda a: np.concatenate([embed(v) for v in views(a)], 1))
             rows.append({"mask": shape, "way": name, "evaluations": evaluations, "seconds": seconds, **found})
             said = "  ".join(f"{k} {v:.3g}" for k, v in rows[-1].items() if isinstance(v, (int, float)))
             print(f"{shape:9} {name:27} {said}", flush=True)
     if chosen.out:
-        chosen.out.write_text(
-            json.dumps({"model": loaded.info_["hash"], "pictures": len(truth), "rows": rows}, indent=1)
-        )
+        write_json(chosen.out, {"model": loaded.info_["hash"], "pictures": len(truth), "rows": rows})
 
 
 if __name__ == "__main__":
