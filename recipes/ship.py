@@ -28,7 +28,8 @@ from kakusan.app.draw import branches, sampler
 from kakusan.app.draw.loaded import Loaded, load
 from kakusan.app.draw.sampler import Request
 from kakusan.app.draw.upscale import encoder_of, upscale
-from kakusan.app.edit.editing import Wanted
+from kakusan.app.edit.editing import Wanted, model_domain
+from kakusan.app.edit.instruct import instruct
 from kakusan.app.train.rundir import find_model
 from kakusan.app.train.spatial import LOW
 from kakusan.checkpoint import save_model
@@ -36,6 +37,7 @@ from kakusan.conditions.label import Label
 from kakusan.conditions.pretrained import PretrainedText
 from kakusan.core.model import Model
 from kakusan.part import KakusanError
+from kakusan.training.pairs import SOURCE
 
 MOST = 20_000_000  # bytes of a file
 APART = 1.0  # levels of 255: the mean difference from which half precision is not enough
@@ -104,14 +106,23 @@ def portable(value: Any) -> Any:
 def drawn(loaded: Loaded, prompt: str | None) -> np.ndarray:
     """Pictures of the first seeds, in levels of 255."""
     if LOW in loaded.model.encoders:
-        encoder = encoder_of(loaded)
-        y, x = np.mgrid[:32, :32]
-        small = np.full((32, 32, encoder.channels), 255, np.uint8)
-        small[..., 0] = 8 * x
-        small[..., -1] = 255 * ((x - 16) ** 2 + (y - 16) ** 2 < 150)
-        return np.stack([each.data for each in upscale(loaded, small, Wanted(n=SEEDS))]).astype(np.float64)
+        made = upscale(loaded, disc(32, encoder_of(loaded).channels), Wanted(n=SEEDS))
+        return np.stack([each.data for each in made]).astype(np.float64)
+    if SOURCE in loaded.model.encoders:
+        domain = model_domain(loaded)
+        edited = instruct(loaded, disc(domain.size[0], domain.channels), Wanted(n=SEEDS, prompt=prompt), resize=True)
+        return np.stack([each.data for each in edited]).astype(np.float64)
     raw = [sample.raw for sample in loaded.sample(SEEDS, prompt=prompt)]
     return np.asarray(torch.stack([r for r in raw if r is not None]).clamp(-1, 1).double() * 127.5)
+
+
+def disc(side: int, channels: int) -> np.ndarray:
+    """A test picture (side, side, channels): a disc, shaded from left to right."""
+    y, x = np.mgrid[:side, :side] / side
+    picture = np.full((side, side, channels), 255, np.uint8)
+    picture[..., 0] = 255 * x
+    picture[..., -1] = 255 * ((x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.15)
+    return picture
 
 
 def ship(run: Path, out: Path, name: str, licence: str, settings: dict[str, Any], prompt: str | None = None) -> Path:

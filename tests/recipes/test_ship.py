@@ -26,6 +26,7 @@ WORDS = {"kind": "condition/text-table", "vocabulary": "_a _red _blue _fish s", 
          "heads": 2, "depth": 1, "dim": 4}  # fmt: skip
 STYLE = {"kind": "condition/label", "classes": ["flat", "3d"], "dim": 4, "called": "style"}
 LOW = {"kind": "condition/low-resolution", "channels": 4, "factor": 2, "dim": 4}
+SOURCE = {"kind": "condition/source", "channels": 4}
 LATENT = {"kind": "net/autoencoder", "channels": 4, "latent": 4, "factor": 2, "width": 8, "blocks": 1}
 
 
@@ -36,10 +37,11 @@ def ship(monkeypatch):
 
 
 def spec(sort: str, weak: bool = False) -> dict:
-    encoders = {"pixel": {}, "upscaler": {"low": LOW}}.get(sort, {"prompt": WORDS, "label": STYLE})
+    told = {"prompt": WORDS, "label": STYLE}
+    encoders = {"pixel": {}, "upscaler": {"low": LOW}, "pairs": {"prompt": WORDS, "source": SOURCE}}.get(sort, told)
     net = {"kind": "net/unet", "channels": 4, "width": 8, "mults": [1, 1], "blocks": 1, "attention": [], "heads": 2,
-           "vector": sum(e["dim"] for e in encoders.values())}  # fmt: skip
-    net |= {"norm": "pixel", "field": 4} if sort == "upscaler" else {}
+           "vector": sum(e.get("dim", 0) for e in encoders.values())}  # fmt: skip
+    net |= {"upscaler": {"norm": "pixel", "field": 4}, "pairs": {"field": 5}}.get(sort, {})
     net |= {"tokens": 8, "attention": [1]} if "prompt" in encoders else {}
     denoiser = {"kind": "denoiser", "net": net, "process": {"kind": "process/ve"}, "param": {"kind": "param/karras"},
                 "space": {"kind": "space/flat"}}  # fmt: skip
@@ -67,11 +69,12 @@ def run(folder: Path, sort: str, weak: bool = False) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("sort", ["pixel", "text", "latent", "upscaler"])
+@pytest.mark.parametrize("sort", ["pixel", "text", "latent", "upscaler", "pairs"])
 def test_it_ships_as_one_half_precision_file_that_draws_the_same(sort, ship, tmp_path, capsys):
     source, out = run(tmp_path / "run", sort, weak=sort == "text"), tmp_path / "models"
     words = [str(source), str(out), "--name", f"tiny-{sort}", "--licence", "CC0-1.0", "--steps", "3"]
     words += ["--prompt", "a red fish", "--guidance", "prompt=3", "--guidance", "style=1"] if sort == "text" else []
+    words += ["--prompt", "red", "--guidance", "prompt=3", "--guidance", "source=1.5"] if sort == "pairs" else []
     if sort == "text":
         (tmp_path / "ja.txt").write_text("さかな = fish", "utf-8")
         words += ["--glossary", str(tmp_path / "ja.txt"), "--classes", "plain,round"]
@@ -102,7 +105,11 @@ def test_it_ships_as_one_half_precision_file_that_draws_the_same(sort, ship, tmp
         assert model.model.encoder("label").names == ["plain", "round"]
         asked = model.model.encoder("prompt").prepare(["red さかな", "red fish"])
         assert torch.equal(*asked["pieces"])
-    if sort == "upscaler":
+    if sort == "pairs":
+        assert model.model.defaults["guidance"] == {"prompt": 3.0, "source": 1.5}
+        picture = (255 * torch.rand(16, 16, 4)).byte().numpy()
+        assert model.instruct(picture, "red")[0].data.shape == (16, 16, 4)
+    elif sort == "upscaler":
         assert upscale(model, (255 * torch.rand(5, 7, 4)).byte().numpy())[0].data.shape == (10, 14, 4)
     else:
         assert model.sample(1)[0].data.shape == (16, 16, 4)
