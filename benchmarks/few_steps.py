@@ -1,11 +1,12 @@
 """What few steps cost in quality, for runs that are there: tuned solvers, and students of a quarter of the time.
 
-    python benchmarks/few_steps.py MODEL DATA [MODEL DATA ...] --out OUT [--minutes 15] [--count 1000]
+    python benchmarks/few_steps.py MODEL DATA [MODEL DATA ...] --out OUT [--minutes 15] [--count 1000] [--seeds 3]
 
 For every teacher: its Fréchet distance at 50 steps, at 8, and at 5 and 8 with learned times and weights, as the excess
 over the floor (as many real pictures against the reference); then a student trained for a quarter of ``--minutes``
 (the teacher's own, where its file says them) at 1, 2 and 4 steps, and the teacher tuned at 2 and 4. The same
-seeds and pictures for all. OUT/few-steps.json grows by one row a way; what is there is not measured again.
+seeds and pictures for all: --seeds sets of --count samples, whose distances are averaged. OUT/few-steps.json grows by
+one row a way; what is there is not measured again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from kakusan.evaluation.frechet import frechet_interval
 from kakusan.files import write_json
 
 Row = dict[str, Any]
+APART = 100_000  # seeds between two sets of samples
 
 
 def floor(judge: Judge, project: Any, count: int) -> Row:
@@ -67,10 +69,17 @@ def ways(teacher: Path, data: Path, folder: Path, minutes: float) -> dict[str, t
     return found
 
 
-def measure(teacher: Path, data: Path, out: Path, minutes: float | None, count: int) -> None:
+def averaged(points: list[Row]) -> Row:
+    """One row of the same way with several sets of seeds: the means, and each distance."""
+    means = {key: float(np.mean([p[key] for p in points])) for key in ("frechet", "low", "high", "seconds")}
+    return points[0] | means | {"sets": [p["frechet"] for p in points]}
+
+
+def measure(teacher: Path, data: Path, out: Path, minutes: float | None, count: int, seeds: int) -> None:
     """One teacher's rows, in OUT/NAME/few-steps.json."""
     loaded = kakusan.load(teacher)
-    folder = out / (loaded.path.parent.name if loaded.path else "model")
+    assert loaded.path is not None
+    folder = out / (loaded.path.parent.name if loaded.path.stem == "model" else loaded.path.stem)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "few-steps.json"
     rows: dict[str, Row] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
@@ -81,12 +90,11 @@ def measure(teacher: Path, data: Path, out: Path, minutes: float | None, count: 
     if "floor" not in rows:
         rows["floor"] = floor(judge, project, count)
     models: dict[Path, Loaded] = {}
-    for name, (path, settings) in ways(Path(loaded.path or teacher), data, folder, spent).items():
+    for name, (path, settings) in ways(loaded.path, data, folder, spent).items():
         if name not in rows:
             model = models.setdefault(path, kakusan.load(path))
-            point = judge.point(model, name, **settings)
-            assert point is not None
-            rows[name] = point.as_dict()
+            points = [judge.point(model, name, SEED + i * APART, **settings) for i in range(seeds)]
+            rows[name] = averaged([point.as_dict() for point in points if point is not None])
             write_json(file, rows)
     said(folder.name, rows)
 
@@ -95,13 +103,15 @@ def said(name: str, rows: dict[str, Row]) -> None:
     """The table, with what issue 6 asks of it: excess over the floor beside the teacher's at 50 steps."""
     least = rows["floor"]["frechet"]
     best = rows["teacher, 50 steps"]["frechet"]
-    print(
-        f"\n{name}: floor {least:.1f}\n{'way':<22}{'evaluations':>12}{'distance':>10}{'of 50 steps':>13}{'excess':>8}"
-    )
+    heads = f"{'way':<22}{'evaluations':>12}{'distance':>10}{'of 50 steps':>13}{'excess':>8}  sets"
+    print(f"\n{name}: floor {least:.1f}\n{heads}")
     for way, row in rows.items():
         if way != "floor":
             ratio, excess = row["frechet"] / best, (row["frechet"] - least) / max(best - least, 1e-9)
-            print(f"{way:<22}{row['evaluations']:>12}{row['frechet']:>10.1f}{ratio:>12.2f}x{excess:>7.2f}x")
+            print(
+                f"{way:<22}{row['evaluations']:>12}{row['frechet']:>10.1f}{ratio:>12.2f}x{excess:>7.2f}x  "
+                + ", ".join(f"{value:.1f}" for value in row["sets"])
+            )
 
 
 def main() -> None:
@@ -110,11 +120,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, help="of the teacher's training; what its file says by default")
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=3, help="sets of as many samples")
     asked = parser.parse_args()
     if len(asked.pairs) % 2:
         parser.error("give MODEL DATA in pairs")
     for teacher, data in zip(asked.pairs[::2], asked.pairs[1::2]):
-        measure(teacher, data, asked.out, asked.minutes, asked.count)
+        measure(teacher, data, asked.out, asked.minutes, asked.count, asked.seeds)
 
 
 if __name__ == "__main__":

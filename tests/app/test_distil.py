@@ -20,6 +20,7 @@ from kakusan.app import facade
 from kakusan.app.cli import main
 from kakusan.app.command.show import Progress
 from kakusan.app.deploy import distil, distilled, fewsteps, tuned
+from kakusan.app.deploy import student as student_data
 from kakusan.app.deploy.distil import Distilled, distill
 from kakusan.app.deploy.fewsteps import Point, verdict
 from kakusan.app.deploy.rounds import Wish, planned
@@ -255,6 +256,14 @@ def test_a_student_of_the_mean_velocity_jumps_and_is_resumed_exactly(trained, tm
     assert not torch.equal(model.sample(1, seed=5, label="disc")[0].raw, two.raw), "the sampler tells where steps land"
     with pytest.raises(KakusanError, match="the sampler says where its steps land"):
         straight.load("cpu").sample(1, cond={"landing": 1.0})
+
+
+def test_classes_that_the_data_number_are_the_teachers(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8)
+    np.savez(tmp_path / "data.npz", images=pictures, labels=np.arange(40) % 10)
+    teacher = load("fashion", "cpu")
+    project = student_data.opened(teacher, str(tmp_path / "data.npz"), None, Progress(quiet=True))
+    assert project.facts.classes == teacher.classes and len(teacher.classes) == 10
 
 
 def test_a_smaller_student_alone_is_drawn_as_its_teacher_and_judged_by_what_it_costs(trained, tmp_path, monkeypatch):

@@ -65,12 +65,13 @@ class Judge:
         shown.note(f"comparing with {len(self.real.pictures):,} real pictures: {self.real.words}")
         self.features = features_cached(self.extract, self.real.pictures, cache_root() / "features")
 
-    def point(self, loaded: Loaded, series: str, **settings: Any) -> Point | None:
-        """One measurement; ``settings`` as a Request takes them. None when asked to stop."""
+    def point(self, loaded: Loaded, series: str, first: int = SEED, **settings: Any) -> Point | None:
+        """One measurement of the samples of the seeds from ``first`` on; ``settings`` as a Request takes them. None
+        when asked to stop."""
         labels = None
         if loaded.classes and self.real.labels is not None:
             labels = asked_classes(self.real.labels, loaded.classes, self.count, SEED)
-        request = loaded.request(self.count, None, labels, SEED, None, **settings)
+        request = loaded.request(self.count, None, labels, first, None, **settings)
         settled = sampler.settle(loaded.model, request)
         self.shown.start(self.count * settled["steps"], f"{series}, {times(settled['steps'], 'step')}", "step")
         begun = time.perf_counter()

@@ -41,7 +41,7 @@ def opened(loaded: Loaded, data: str, labels: str | None, shown: Progress) -> Pr
     if file.is_file():
         recorded = {k: v for k, v in recipe.read(file).get("data", {}).items() if k in ("flip", "held_out", "labels")}
     augmented = "augment" in loaded.model.encoders
-    settings = recorded | {"path": data, "fit": domain.how, "augment": augmented}
+    settings = recorded | {"path": data, "fit": domain.how, "augment": augmented, "classes": loaded.classes or None}
     if labels is not None or not loaded.classes:
         settings["labels"] = labels or "none"
     natural = _natural(data, str(settings.get("labels", "auto")))
