@@ -142,6 +142,15 @@ def test_samples_of_another_model_are_enlarged_and_made_again(upscaler, tmp_path
     assert np.array_equal(alone.data, np.asarray(Pil.open(out / "seed-000001.png")))
 
 
+def test_a_model_that_does_not_enlarge_is_refused_before_anything_is_drawn(tmp_path, capsys):
+    base = str(model_file(tmp_path / "base.safetensors", 0, 8))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sample", base, "--upscale", base, "--out", str(tmp_path / "out")])
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and len(lines) == 1 and "does not enlarge pictures" in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_input_is_one_line(upscaler, tmp_path):
     with pytest.raises(KakusanError, match=r"--noise 2: this model knows 0 to 0\.5"):
         upscale(upscaler, picture(4, 4, 4), noise=2)

@@ -7,7 +7,7 @@ import gc
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -15,6 +15,9 @@ from kakusan.app.command.options import Device, Json, Lora, Model, conditions, n
 from kakusan.app.command.outcome import Outcome
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop
+
+if TYPE_CHECKING:
+    from kakusan.app.draw.loaded import Loaded
 
 __all__ = ["register"]
 
@@ -80,7 +83,6 @@ def sample(
     with _without_collecting():
         from kakusan.app import facade
         from kakusan.app.command.show import Progress
-        from kakusan.app.draw.shipped import upscaler
 
     with Progress() as progress, Stop() as stop:
         loaded = facade.load(model, device=device, lora=lora)
@@ -94,7 +96,7 @@ def sample(
 
             asked["cond"] = added(loaded, asked["cond"], style_image)
         request = loaded.request(count, **asked)
-        enlarging = None if upscale is None else facade.load(upscaler(str(model), upscale), device=device)
+        enlarging = None if upscale is None else _enlarging(str(model), upscale, device)
         if runtime != "eager" and not (tile and runtime == "auto"):
             from kakusan.app.deploy.engines import swap
 
@@ -142,6 +144,17 @@ def sample(
     if made < total:
         return Outcome(data | {"interrupted": True, "rest": rest}, path=grid, code=130)
     return Outcome(data, path=grid)
+
+
+def _enlarging(model: str, wanted: str, device: str) -> Loaded:
+    """The model that enlarges the samples of another; one that does not is refused before anything is drawn."""
+    from kakusan.app import facade
+    from kakusan.app.draw.shipped import upscaler
+    from kakusan.app.draw.upscale import encoder_of
+
+    found = facade.load(upscaler(model, wanted), device=device)
+    encoder_of(found)
+    return found
 
 
 def vary(
