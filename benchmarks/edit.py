@@ -29,7 +29,7 @@ from kakusan.app.train.spatial import MASK
 from kakusan.core.rng import Rng
 from kakusan.domains.latent import Latent
 from kakusan.domains.resize import premultiplied
-from kakusan.evaluation.features import extractor, views
+from kakusan.evaluation.features import extractor
 from kakusan.evaluation.frechet import frechet
 from kakusan.files import write_json
 from kakusan.training.source import open_source
@@ -152,7 +152,7 @@ def main() -> None:
             each = [fill(p, mask, chosen.seeds * i, chosen.seeds) for i, p in enumerate(truth)]
             filled = np.stack(each, 1)
             seconds = (time.perf_counter() - begun) / (len(truth) * chosen.seeds)
-            found = judged(truth, filled, mask, lambda a: np.concatenate([embed(v) for v in views(a)], 1))
+            found = judged(truth, filled, mask, embed)
             rows.append({"mask": shape, "way": name, "evaluations": evaluations, "seconds": seconds, **found})
             said = "  ".join(f"{k} {v:.3g}" for k, v in rows[-1].items() if isinstance(v, (int, float)))
             print(f"{shape:9} {name:27} {said}", flush=True)

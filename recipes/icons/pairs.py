@@ -76,6 +76,8 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(words)
     try:
+        if not 0 <= args.tones <= 1:
+            raise KakusanError(f"--tones {args.tones:g}: a share from 0 (none) to 1 (all)")
         if args.out.exists():
             raise KakusanError(f"OUT {args.out} exists; name a new folder or remove it")
         found, listed = lines(args.icons), concepts(args.sources)

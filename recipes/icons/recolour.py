@@ -11,7 +11,6 @@ artists did not draw it in.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 import shutil
@@ -21,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from iconset.captions import TEMPLATES, phrase
-from iconset.recolour import TARGETS, bare, dominant, recoloured
+from iconset.captions import TEMPLATES
+from iconset.recolour import TARGETS, bare, coloured, dominant, recoloured
 from PIL import Image
-from prompts import THINGS
+from prompts import THINGS, order
 
 from kakusan.domains.picture import encode_png
 from kakusan.part import KakusanError
@@ -44,12 +43,12 @@ def eligible(line: dict[str, Any], judged: set[str]) -> bool:
 def turned(line: dict[str, Any], picture: np.ndarray) -> tuple[dict[str, Any], np.ndarray] | None:
     """The picture in another colour, the first by a hash that it can be turned into, with its line of metadata."""
     own = dominant(picture)
-    for colour in sorted(TARGETS, key=lambda c: _hash(line["style"], line["code"], c)):
+    for colour in sorted(TARGETS, key=lambda c: order(line["style"], line["code"], c)):
         found = None if colour == own else recoloured(picture, colour)
         if found is not None:
-            name = f"{colour} {bare(line['concept'])}"
-            some = sorted(TEMPLATES, key=lambda t: _hash(line["style"], line["code"], t))[:3]
-            texts = [name, phrase(name), *(t.format(a=phrase(name), n=name) for t in some)]
+            name, a = f"{colour} {bare(line['concept'])}", coloured(line["concept"], colour)
+            some = sorted(TEMPLATES, key=lambda t: order(line["style"], line["code"], t))[:3]
+            texts = [name, a, *(t.format(a=a, n=name) for t in some)]
             file = line["file_name"].removesuffix(".png") + f"-{colour}.png"
             mine = {k: v for k, v in line.items() if k != "text_ja"}
             return mine | {"file_name": file, "concept": name, "colour": colour, "text": texts}, found
@@ -65,10 +64,6 @@ def added(folder: Path, lines: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[
                 found = turned(line, np.asarray(im.convert("RGBA")))
             if found:
                 yield found
-
-
-def _hash(*words: str) -> bytes:
-    return hashlib.sha256(" ".join(words).encode()).digest()
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -20,19 +20,21 @@ def bench(monkeypatch):
 
 
 def test_psnr_is_of_what_is_seen_over_black(bench):
-    a = np.zeros((1, 4, 4, 4), np.uint8)
+    domain, a = Pictures(size=[4, 4], mode="RGBA"), np.zeros((4, 4, 4), np.uint8)
     b = a.copy()
     b[..., :3] = 200  # of no account, where nothing is opaque
-    assert bench.psnr(a, bench.seen(b)) == pytest.approx(20 * np.log10(255 / 1e-3))
+    black, hidden = (bench.tensors(domain, [each]) for each in (a, b))
+    assert bench.psnr(black, hidden) == pytest.approx(20 * np.log10(2 / 1e-5))
     b[..., 3] = 255
     rms = np.sqrt((3 * 200**2 + 255**2) / 4)
-    assert bench.psnr(a, bench.seen(b)) == pytest.approx(20 * np.log10(255 / rms), rel=1e-5)
+    assert bench.psnr(black, bench.tensors(domain, [b])) == pytest.approx(20 * np.log10(255 / rms), rel=1e-5)
 
 
 def test_an_edge_keeps_its_colour_when_interpolated(bench):
-    small = np.zeros((4, 4, 4), np.uint8)
+    domain, small = Pictures(size=[4, 4], mode="RGBA"), np.zeros((4, 4, 4), np.uint8)
     small[:, 2:] = (200, 40, 40, 255)
-    wide = bench.interpolated(small, (16, 16), Image.Resampling.BICUBIC)
+    x = bench.interpolated(bench.tensors(domain, [small]), 4, Image.Resampling.BICUBIC)
+    (wide,) = bench.pictures(domain.resized((16, 16)), x)
     half = (wide[..., 3] > 20) & (wide[..., 3] < 235)
     assert half.any() and np.abs(wide[half][:, :3].astype(int) - (200, 40, 40)).max() <= 8
 

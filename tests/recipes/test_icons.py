@@ -407,6 +407,8 @@ def test_pairs_stay_on_their_side_of_the_split(icons, sources, tmp_path, capsys)
     assert sorted(light) == [f"pictures/{s}/woman-juggler-light.png" for s in ("flat", "modern", "noto")]
     with pytest.raises(SystemExit, match="exists; name a new folder"):
         pairs.main([str(sources), str(icons), str(out)])
+    with pytest.raises(SystemExit, match="a share from 0"):
+        pairs.main([str(sources), str(icons), str(tmp_path / "none"), "--tones", "5"])
     pairs.main([str(sources), str(icons), str(tmp_path / "none"), "--tones", "0"])
     for split, same in (("train", False), ("test-concepts", True), ("test-styles", True)):
         all_of, thin = ((folder / f"{split}.jsonl").read_text("utf-8") for folder in (out, tmp_path / "none"))

@@ -81,7 +81,8 @@ class Exported:
 def table(model: Model, sampling: Sampling, shape: tuple[int, ...], files: Mapping[str, str]) -> dict[str, Any]:
     """Everything that a host needs beside the networks, as plain data."""
     found = rows(model.denoiser, sampling.solver, sampling.times, sampling.guide)
-    timed = [c for c in Graph(model).conditions if c.timed]
+    conditions = Graph(model).conditions
+    timed = [c for c in conditions if c.timed]
     steps = [row.dict() | _landing(model, timed, row) for row in found]
     return {
         "format": 1,
@@ -94,7 +95,7 @@ def table(model: Model, sampling: Sampling, shape: tuple[int, ...], files: Mappi
         "memory": max(len(row["b"]) for row in steps),
         "networks": dict(files),
         "branches": [{"network": b.network, "none": list(b.none)} for b in sampling.branches],
-        "conditions": {c.name: c.dict() for c in Graph(model).conditions if not c.timed},
+        "conditions": {c.name: c.dict() for c in conditions if not c.timed},
         "steps": steps,
         "settings": dict(sampling.settings),
         "domain": model.domain.spec() if model.domain is not None else None,
