@@ -39,6 +39,19 @@ def test_written_out_attention_is_the_kernel(masked):
         torch.testing.assert_close(kernel[:1], alone)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_trained_in_bf16_is_the_kernel(masked):
+    """With gradients it is written out (see FEW_KEYS), without them it is the kernel: both the same, to bf16's digits."""
+    q, k, v = torch.randn(3, 2, 2, 5, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    mask = torch.tensor([[True, False, True, True, False], [True] * 5]) if masked else None
+    kernel = attend(q, k, v, mask)
+    trained = attend(q.clone().requires_grad_(), k, v, mask)
+    assert "ScaledDotProduct" not in type(trained.grad_fn).__name__
+    torch.testing.assert_close(trained.detach(), kernel, rtol=0.02, atol=0.02)
+    exact = attend(q.float().requires_grad_(), k.float(), v.float(), mask)
+    assert "ScaledDotProduct" in type(exact.grad_fn).__name__
+
+
 def test_dense_is_linear():
     layer = Dense(6, 10)
     x = torch.randn(3, 7, 6, requires_grad=True, generator=torch.Generator().manual_seed(0))

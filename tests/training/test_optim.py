@@ -90,6 +90,15 @@ def test_iterating_on_the_gram_matrix_is_the_same_polynomial() -> None:
     torch.testing.assert_close(_gram_steps(x, 5, 2.0), 2.0 * _plain_steps(x, 5), rtol=0, atol=5e-5)
 
 
+def test_under_autocast_it_iterates_in_bf16() -> None:
+    x = torch.randn(3, 24, 216, generator=torch.Generator().manual_seed(2))
+    exact = orthogonalise(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = orthogonalise(x)
+    assert half.dtype is torch.float32
+    assert 1e-4 < (half - exact).norm() / exact.norm() < 0.03
+
+
 def test_zero_gradients_move_nothing() -> None:
     assert orthogonalise(torch.zeros(2, 4, 9)).abs().max() == 0
 

@@ -130,7 +130,8 @@ def _step(live: Running) -> None:
         live.gradients.finish()
     norm = nn.utils.clip_grad_norm_(live.params, live.settings.clip)
     finite = torch.isfinite(mean.detach()) & torch.isfinite(norm)
-    live.optimiser.step(finite=finite)
+    with live.autocast():
+        live.optimiser.step(finite=finite)
     live.optimiser.zero_grad(set_to_none=True)
     live.meter.add(loss, lam, finite)
     live.norms[live.step % live.settings.log_every] = torch.where(finite, norm, torch.inf)

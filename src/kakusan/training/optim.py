@@ -28,14 +28,15 @@ def orthogonalise(x: Tensor, iterations: int = 5, scale: float = 1.0) -> Tensor:
     """``scale`` times the nearest orthogonal matrices: ``X <- a X + b (X X^T) X + c (X X^T)^2 X`` from ``X / |X|``.
 
     x (n, rows, cols), a stack; returns the same shape and dtype, singular values in about [0.7, 1.2] (a zero matrix
-    stays zero). bf16 on CUDA; on a CPU wide matrices iterate on their Gram matrix alone, which is the same polynomial
-    for less arithmetic. Source: Jordan et al. 2024, "Muon".
+    stays zero). bf16 on CUDA and under autocast; on a CPU in fp32 wide matrices iterate on their Gram matrix alone,
+    which is the same polynomial for less arithmetic. Source: Jordan et al. 2024, "Muon".
     """
     if x.shape[-2] > x.shape[-1]:
         return orthogonalise(x.mT, iterations, scale).mT
-    if x.device.type == "cpu" and x.shape[-1] >= GRAM_FROM * x.shape[-2]:
+    half = x.is_cuda or torch.is_autocast_enabled(x.device.type)
+    if x.device.type == "cpu" and not half and x.shape[-1] >= GRAM_FROM * x.shape[-2]:
         return _gram_steps(x, iterations, scale)
-    return _plain_steps(x.bfloat16() if x.is_cuda else x, iterations).to(x.dtype) * scale
+    return _plain_steps(x.bfloat16() if half else x, iterations).to(x.dtype) * scale
 
 
 def _plain_steps(x: Tensor, iterations: int) -> Tensor:

@@ -212,7 +212,8 @@ def time_steps(
         with cast():
             loss = objective.loss(model, batch, rng, step).mean()
         loss.backward()
-        optimiser.step()
+        with cast():
+            optimiser.step()
         optimiser.zero_grad()
         wait(batch.x0.device)
         taken.append(time.perf_counter() - begun)
