@@ -41,7 +41,7 @@ def test_written_out_attention_is_the_kernel(masked):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_trained_in_bf16_is_the_kernel(masked):
-    """With gradients it is written out (see FEW_KEYS), without them it is the kernel: the same to the digits of bf16."""
+    """With gradients it is written out (see FEW_KEYS), without them it is the kernel."""
     q, k, v = torch.randn(3, 2, 2, 5, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     mask = torch.tensor([[True, False, True, True, False], [True] * 5]) if masked else None
     kernel = attend(q, k, v, mask)
