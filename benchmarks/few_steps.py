@@ -1,12 +1,13 @@
 """What few steps cost in quality, for runs that are there: tuned solvers, and students of a quarter of the time.
 
-    python benchmarks/few_steps.py MODEL DATA [MODEL DATA ...] --out OUT [--minutes 15] [--count 1000] [--seeds 3]
+    python benchmarks/few_steps.py MODEL DATA [MODEL DATA ...] --out OUT [--minutes 15] [--clock processor]
+        [--count 1000] [--seeds 3]
 
 For every teacher: its Fréchet distance at 50 steps, at 8, and at 5 and 8 with learned times and weights, as the excess
-over the floor (as many real pictures against the reference); then a student trained for a quarter of ``--minutes``
-(the teacher's own, where its file says them) at 1, 2 and 4 steps, and the teacher tuned at 2 and 4. The same
-seeds and pictures for all: --seeds sets of --count samples, whose distances are averaged. OUT/few-steps.json grows by
-one row a way; what is there is not measured again.
+over the floor (as many real pictures against the reference); then a student of each method trained for a quarter of
+``--minutes`` (the teacher's own, where its file says them) at 1, 2 and 4 steps, and the teacher tuned at 2 and 4.
+Tuning takes the minutes that it takes by default. The same seeds and pictures for all: --seeds sets of --count samples,
+whose distances are averaged. OUT/NAME/few-steps.json grows by one row a way; what is there is not measured again.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def floor(judge: Judge, project: Any, count: int) -> Row:
     }
 
 
-def ways(teacher: Path, data: Path, folder: Path, minutes: float) -> dict[str, tuple[Path, Row]]:
+def ways(teacher: Path, data: Path, folder: Path, minutes: float, clock: str) -> dict[str, tuple[Path, Row]]:
     """Name: the model's file and the settings it is drawn with; what has to be made is made in ``folder``."""
     found: dict[str, tuple[Path, Row]] = {
         "teacher, 50 steps": (teacher, {"steps": 50}),
@@ -55,17 +56,19 @@ def ways(teacher: Path, data: Path, folder: Path, minutes: float) -> dict[str, t
     for steps in (2, 4, 5, 8):
         out = folder / f"tuned-{steps}"
         if not (out / "few-steps.json").is_file():
-            kakusan.distill(teacher, method="tune", steps=steps, out=out, minutes=minutes / 4)
+            kakusan.distill(teacher, method="tune", steps=steps, out=out)
         if (out / "model.safetensors").is_file():
             found[f"tuned, {steps} steps"] = (out / "model.safetensors", {"steps": steps})
-    out = folder / "student"
-    if not (out / "model.safetensors").is_file():
-        if (out / "recipe.toml").is_file():
-            kakusan.resume(out)
-        else:
-            kakusan.distill(teacher, data, steps=2, minutes=minutes / 4, count=0, out=out)
-    for steps in (1, 2, 4):
-        found[f"student, {steps} steps"] = (out / "model.safetensors", {"steps": steps})
+    for method in ("consistency", "mean-flow"):
+        out = folder / method
+        if not (out / "model.safetensors").is_file():
+            if (out / "recipe.toml").is_file():
+                kakusan.resume(out)
+            else:
+                asked = {"method": method, "steps": 2, "minutes": minutes / 4, "count": 0}
+                kakusan.distill(teacher, data, out=out, overrides=[f"training.clock={clock}"], **asked)
+        for steps in (1, 2, 4):
+            found[f"{method}, {steps} steps"] = (out / "model.safetensors", {"steps": steps})
     return found
 
 
@@ -75,7 +78,7 @@ def averaged(points: list[Row]) -> Row:
     return points[0] | means | {"sets": [p["frechet"] for p in points]}
 
 
-def measure(teacher: Path, data: Path, out: Path, minutes: float | None, count: int, seeds: int) -> None:
+def measure(teacher: Path, data: Path, out: Path, minutes: float | None, clock: str, count: int, seeds: int) -> None:
     """One teacher's rows, in OUT/NAME/few-steps.json."""
     loaded = kakusan.load(teacher)
     assert loaded.path is not None
@@ -90,7 +93,7 @@ def measure(teacher: Path, data: Path, out: Path, minutes: float | None, count: 
     if "floor" not in rows:
         rows["floor"] = floor(judge, project, count)
     models: dict[Path, Loaded] = {}
-    for name, (path, settings) in ways(loaded.path, data, folder, spent).items():
+    for name, (path, settings) in ways(loaded.path, data, folder, spent, clock).items():
         if name not in rows:
             model = models.setdefault(path, kakusan.load(path))
             points = [judge.point(model, name, SEED + i * APART, **settings) for i in range(seeds)]
@@ -119,13 +122,14 @@ def main() -> None:
     parser.add_argument("pairs", nargs="+", type=Path, metavar="MODEL DATA")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, help="of the teacher's training; what its file says by default")
+    parser.add_argument("--clock", default="wall", choices=("wall", "processor"), help="of the student's training")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3, help="sets of as many samples")
     asked = parser.parse_args()
     if len(asked.pairs) % 2:
         parser.error("give MODEL DATA in pairs")
     for teacher, data in zip(asked.pairs[::2], asked.pairs[1::2]):
-        measure(teacher, data, asked.out, asked.minutes, asked.count, asked.seeds)
+        measure(teacher, data, asked.out, asked.minutes, asked.clock, asked.count, asked.seeds)
 
 
 if __name__ == "__main__":
