@@ -108,7 +108,8 @@ def run(train: Path, minutes: float, seed: int, out: Path, count: int, steps: in
             group["lr"] = group["initial_lr"] * rate(step, budget.gone())
         edm.loss(net, next(feed).float() / 127.5 - 1, autocast(half)).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
+        with autocast(half):  # as kakusan does, where Muon then iterates in bf16
+            optimiser.step()
         optimiser.zero_grad()
         ema.update(step + 1)
     seconds = budget.elapsed()
