@@ -15,7 +15,7 @@ from kakusan.app.draw.loaded import Loaded
 from kakusan.conditions.prompt import escape
 from kakusan.evaluation.labels import wilson
 
-__all__ = ["drawn", "own", "ranks", "told"]
+__all__ = ["drawn", "fitted", "own", "ranks", "told"]
 
 SIDE = 64
 STYLES = ("style", "label")  # names that the condition of style may have
@@ -63,10 +63,10 @@ def drawn(
     if name and styles:
         cond[name] = [p.style if p.style in styles else styles[i % len(styles)] for i, p in enumerate(repeated)]
     samples = model.sample(len(repeated), cond=cond, seed=seed, **settings)
-    return np.stack([_fitted(sample.shown) for sample in samples])
+    return np.stack([fitted(sample.shown) for sample in samples])
 
 
-def _fitted(picture: np.ndarray) -> np.ndarray:
+def fitted(picture: np.ndarray) -> np.ndarray:
     """A sample as the judge sees pictures."""
     if picture.dtype != np.uint8:
         picture = (picture / 257).round().astype(np.uint8)
