@@ -1,7 +1,7 @@
 """What few steps cost in quality, for runs that are there: tuned solvers, and students of a quarter of the time.
 
-    python benchmarks/few_steps.py MODEL DATA [MODEL DATA ...] --out OUT [--minutes 15] [--clock processor]
-        [--count 1000] [--seeds 3]
+    python benchmarks/few_steps.py MODEL DATA [MODEL DATA ...] --out OUT [--minutes 15] [--count 1000] [--seeds 3]
+        [--set training.clock=processor training.precision=bf16]
 
 For every teacher: its Fréchet distance at 50 steps, at 8, and at 5 and 8 with learned times and weights, as the excess
 over the floor (as many real pictures against the reference); then a student of each method trained for a quarter of
@@ -46,7 +46,7 @@ def floor(judge: Judge, project: Any, count: int) -> Row:
     }
 
 
-def ways(teacher: Path, data: Path, folder: Path, minutes: float, clock: str) -> dict[str, tuple[Path, Row]]:
+def ways(teacher: Path, data: Path, folder: Path, minutes: float, changed: list[str]) -> dict[str, tuple[Path, Row]]:
     """Name: the model's file and the settings it is drawn with; what has to be made is made in ``folder``."""
     found: dict[str, tuple[Path, Row]] = {
         "teacher, 50 steps": (teacher, {"steps": 50}),
@@ -66,7 +66,7 @@ def ways(teacher: Path, data: Path, folder: Path, minutes: float, clock: str) ->
                 kakusan.resume(out)
             else:
                 asked = {"method": method, "steps": 2, "minutes": minutes / 4, "count": 0}
-                kakusan.distill(teacher, data, out=out, overrides=[f"training.clock={clock}"], **asked)
+                kakusan.distill(teacher, data, out=out, overrides=changed, **asked)
         for steps in (1, 2, 4):
             found[f"{method}, {steps} steps"] = (out / "model.safetensors", {"steps": steps})
     return found
@@ -78,7 +78,9 @@ def averaged(points: list[Row]) -> Row:
     return points[0] | means | {"sets": [p["frechet"] for p in points]}
 
 
-def measure(teacher: Path, data: Path, out: Path, minutes: float | None, clock: str, count: int, seeds: int) -> None:
+def measure(
+    teacher: Path, data: Path, out: Path, minutes: float | None, changed: list[str], count: int, seeds: int
+) -> None:
     """One teacher's rows, in OUT/NAME/few-steps.json."""
     loaded = kakusan.load(teacher)
     assert loaded.path is not None
@@ -93,7 +95,7 @@ def measure(teacher: Path, data: Path, out: Path, minutes: float | None, clock: 
     if "floor" not in rows:
         rows["floor"] = floor(judge, project, count)
     models: dict[Path, Loaded] = {}
-    for name, (path, settings) in ways(loaded.path, data, folder, spent, clock).items():
+    for name, (path, settings) in ways(loaded.path, data, folder, spent, changed).items():
         if name not in rows:
             model = models.setdefault(path, kakusan.load(path))
             points = [judge.point(model, name, SEED + i * APART, **settings) for i in range(seeds)]
@@ -122,14 +124,14 @@ def main() -> None:
     parser.add_argument("pairs", nargs="+", type=Path, metavar="MODEL DATA")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, help="of the teacher's training; what its file says by default")
-    parser.add_argument("--clock", default="wall", choices=("wall", "processor"), help="of the student's training")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the students' training")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3, help="sets of as many samples")
     asked = parser.parse_args()
     if len(asked.pairs) % 2:
         parser.error("give MODEL DATA in pairs")
     for teacher, data in zip(asked.pairs[::2], asked.pairs[1::2]):
-        measure(teacher, data, asked.out, asked.minutes, asked.clock, asked.count, asked.seeds)
+        measure(teacher, data, asked.out, asked.minutes, asked.set, asked.count, asked.seeds)
 
 
 if __name__ == "__main__":
