@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from kakusan.app.draw.sampler import Request
 from kakusan.checkpoint import model_hash
 from kakusan.part import KakusanError
 from kakusan.runtime.choose import Timing, measure, pick, recall, remember
+from kakusan.runtime.nets import engine
 from runtime.small import model
 
 ALL = ("eager", "onnx", "openvino")
@@ -90,8 +93,30 @@ def test_nothing_measured_is_eager(loaded):
     assert engines.swap(loaded, "auto", Request(range(64))) == "eager"
     assert loaded.model.denoiser.net is net
     assert "runtime" not in loaded.sample(1, steps=2)[0].recipe
-    with pytest.raises(KakusanError, match="--runtime 'fast' is not known; choose one of: auto, eager, onnx, openvino"):
+    with pytest.raises(
+        KakusanError, match="--runtime 'fast' is not known; choose one of: auto, eager, bf16, onnx, openvino"
+    ):
         engines.swap(loaded, "fast", Request([0]))
+
+
+def test_bf16_is_near_and_never_taken_unasked(loaded, monkeypatch):
+    monkeypatch.setattr("kakusan.runtime.nets.half_is_fast", lambda: True)
+    before = loaded.sample(2, steps=4)
+    net = loaded.model.denoiser.net
+    call, _ = engine("bf16", net, *engines.noise(loaded.model, (1, 9, 11), 2)[::2], Path(), Path(), 1)
+    found = measure({"eager": (net, 0.0), "bf16": (call, 0.0)}, lambda n: engines.noise(loaded.model, (1, 9, 11), n), 2)
+    assert not found[1].correct
+    assert pick([timing("eager", 1, 1.0), replace(found[1], seconds=1e-9)], 1, 1, ("eager", "bf16")) == "eager"
+    assert engines.swap(loaded, "bf16", Request([0, 1], steps=4)) == "bf16"
+    for one, other in zip(before, loaded.sample(2, steps=4), strict=True):
+        assert other.recipe == one.recipe | {"runtime": "bf16"}
+        assert 0 < float((one.raw - other.raw).abs().max()) < 0.1
+
+
+def test_bf16_is_refused_where_the_processor_lacks_it(loaded, monkeypatch):
+    monkeypatch.setattr("kakusan.runtime.nets.half_is_fast", lambda: False)
+    with pytest.raises(KakusanError, match="--runtime bf16: this processor has no bf16 instructions"):
+        engines.swap(loaded, "bf16", Request([0]))
 
 
 @pytest.mark.skipif(

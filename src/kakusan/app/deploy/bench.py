@@ -19,7 +19,7 @@ from kakusan.app.judge import doctor
 from kakusan.core.model import Model
 from kakusan.runtime import choose
 from kakusan.runtime.choose import Timing
-from kakusan.runtime.nets import ENGINES, engine
+from kakusan.runtime.nets import ENGINES, engine, half_is_fast
 
 __all__ = ["Bench", "bench", "show"]
 
@@ -58,8 +58,9 @@ def bench(
         loaded = load(model, "cpu")
         shape = loaded.domain.blank(1, size=(size, size) if size else None)[0]
         net, threads = loaded.model.denoiser.net, torch.get_num_threads()
+        left = {"compiled"} if half_is_fast() else {"compiled", "bf16"}
         names = [
-            n for n, module in ENGINES.items() if n != "compiled" and (not module or importlib.util.find_spec(module))
+            n for n, module in ENGINES.items() if n not in left and (not module or importlib.util.find_spec(module))
         ]
         calls = {}
         for name in [*names, *(["compiled"] if compile else [])]:
@@ -100,6 +101,8 @@ def show(found: Bench, console: Console) -> None:
     )
     for batch, name in found.chosen.items():
         console.print(f"sample takes {name} for {batch:,} at once")
+    if any(t.engine == "bf16" for t in found.timings):
+        console.print("bf16 rounds, and is never taken unasked: sample --runtime bf16")
 
 
 def _operations(model: Model, shape: tuple[int, ...]) -> int:
