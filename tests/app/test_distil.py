@@ -258,6 +258,15 @@ def test_a_student_of_the_mean_velocity_jumps_and_is_resumed_exactly(trained, tm
         straight.load("cpu").sample(1, cond={"landing": 1.0})
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_a_student_learns_in_bf16_where_the_processor_has_it(trained, tmp_path, monkeypatch, able):
+    monkeypatch.setattr("kakusan.app.deploy.rounds.half_is_fast", lambda: able)
+    wish = Wish("consistency", 2, 1.0, None, None, (), 0, 0, None, None)
+    loaded = load(trained[0])
+    ((_, tree),) = planned(loaded, opened(loaded, str(trained[1]), None, Progress()), wish)
+    assert tree["training"]["precision"] == ("bf16" if able else "auto")
+
+
 def test_classes_that_the_data_number_are_the_teachers(tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8)
     np.savez(tmp_path / "data.npz", images=pictures, labels=np.arange(40) % 10)

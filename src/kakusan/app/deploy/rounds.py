@@ -18,6 +18,7 @@ from kakusan.conditions.landing import Landing
 from kakusan.distillation.meanflow import LANDING
 from kakusan.distillation.teacher import WEIGHT
 from kakusan.part import KakusanError
+from kakusan.runtime.nets import half_is_fast
 from kakusan.training import plan
 
 __all__ = ["Wish", "planned"]
@@ -170,6 +171,7 @@ def _training(objective: Tree, project: Project, wish: Wish) -> Tree:
         "optim": dict(_SCRATCH if wish.method == "shrink" else _TUNED),
         "batch": min(64, max(4, len(project.train))),
         "minutes": wish.minutes,
+        "precision": "bf16" if half_is_fast() else "auto",
         "seed": wish.seed,
         "held_out": False,
         "evaluations": 0,
