@@ -3,17 +3,18 @@
     python benchmarks/few_steps.py MODEL DATA [MODEL DATA ...] --out OUT [--minutes 15] [--count 1000] [--seeds 3]
         [--set training.clock=processor training.precision=bf16]
 
-For every teacher: its Fréchet distance at 50 steps, at 8, and at 5 and 8 with learned times and weights, as the excess
-over the floor (as many real pictures against the reference); then a student of each method trained for a quarter of
-``--minutes`` (the teacher's own, where its file says them) at 1, 2 and 4 steps, and the teacher tuned at 2 and 4.
-Tuning takes the minutes that it takes by default. The same seeds and pictures for all: --seeds sets of --count samples,
-whose distances are averaged. OUT/NAME/few-steps.json grows by one row a way; what is there is not measured again.
+For every teacher: its Fréchet distance at 50, 20, 8 and 5 steps, and at 2, 4, 5 and 8 with learned times and weights
+(tuning takes the minutes that it takes by default); then a student of each method, trained for a quarter of
+``--minutes`` (the teacher's own, where its file says them), at 1, 2 and 4 steps. The same seeds and pictures for all:
+--seeds sets of --count samples, whose distances are averaged. OUT/NAME/few-steps.json grows by one row a way; what is
+there is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from kakusan.evaluation.frechet import frechet_interval
 from kakusan.files import write_json
 
 Row = dict[str, Any]
+STUDENT = (1, 2, 4)  # evaluations
 APART = 100_000  # seeds between two sets of samples
 
 
@@ -46,30 +48,41 @@ def floor(judge: Judge, project: Any, count: int) -> Row:
     }
 
 
-def ways(teacher: Path, data: Path, folder: Path, minutes: float, changed: list[str]) -> dict[str, tuple[Path, Row]]:
-    """Name: the model's file and the settings it is drawn with; what has to be made is made in ``folder``."""
-    found: dict[str, tuple[Path, Row]] = {
-        "teacher, 50 steps": (teacher, {"steps": 50}),
-        "teacher, 8 steps": (teacher, {"steps": 8}),
-        "teacher, 5 steps": (teacher, {"steps": 5}),
-    }
+def ways(
+    teacher: Path, data: Path, folder: Path, minutes: float, changed: list[str], only: list[str]
+) -> Iterator[tuple[str, Path, Row]]:
+    """Name, the model's file, and the settings it is drawn with; what has to be made is made in ``folder`` first.
+
+    ``only``: what the names of the ways begin with, all where there is none.
+    """
+
+    def wanted(name: str) -> bool:
+        return not only or name.startswith(tuple(only))
+
+    for steps in (50, 20, 8, 5):
+        if wanted(f"teacher, {steps} steps"):
+            yield f"teacher, {steps} steps", teacher, {"steps": steps}
     for steps in (2, 4, 5, 8):
         out = folder / f"tuned-{steps}"
+        if not wanted(f"tuned, {steps} steps"):
+            continue
         if not (out / "few-steps.json").is_file():
             kakusan.distill(teacher, method="tune", steps=steps, out=out)
         if (out / "model.safetensors").is_file():
-            found[f"tuned, {steps} steps"] = (out / "model.safetensors", {"steps": steps})
+            yield f"tuned, {steps} steps", out / "model.safetensors", {"steps": steps}
     for method in ("consistency", "mean-flow"):
         out = folder / method
+        if not any(wanted(f"{method}, {steps} steps") for steps in STUDENT):
+            continue
         if not (out / "model.safetensors").is_file():
             if (out / "recipe.toml").is_file():
                 kakusan.resume(out)
             else:
                 asked = {"method": method, "steps": 2, "minutes": minutes / 4, "count": 0}
                 kakusan.distill(teacher, data, out=out, overrides=changed, **asked)
-        for steps in (1, 2, 4):
-            found[f"{method}, {steps} steps"] = (out / "model.safetensors", {"steps": steps})
-    return found
+        for steps in STUDENT:
+            if wanted(f"{method}, {steps} steps"):
+                yield f"{method}, {steps} steps", out / "model.safetensors", {"steps": steps}
 
 
 def averaged(points: list[Row]) -> Row:
@@ -79,7 +92,14 @@ def averaged(points: list[Row]) -> Row:
 
 
 def measure(
-    teacher: Path, data: Path, out: Path, minutes: float | None, changed: list[str], count: int, seeds: int
+    teacher: Path,
+    data: Path,
+    out: Path,
+    minutes: float | None,
+    changed: list[str],
+    only: list[str],
+    count: int,
+    seeds: int,
 ) -> None:
     """One teacher's rows, in OUT/NAME/few-steps.json."""
     loaded = kakusan.load(teacher)
@@ -95,7 +115,7 @@ def measure(
     if "floor" not in rows:
         rows["floor"] = floor(judge, project, count)
     models: dict[Path, Loaded] = {}
-    for name, (path, settings) in ways(loaded.path, data, folder, spent, changed).items():
+    for name, path, settings in ways(loaded.path, data, folder, spent, changed, only):
         if name not in rows:
             model = models.setdefault(path, kakusan.load(path))
             points = [judge.point(model, name, SEED + i * APART, **settings) for i in range(seeds)]
@@ -107,8 +127,9 @@ def measure(
 def said(name: str, rows: dict[str, Row]) -> None:
     """The table, with what issue 6 asks of it: distances beside the teacher's at 50 steps, and how far they are above
     the floor beside the least of the teacher's own."""
-    least, usual = rows["floor"]["frechet"], rows["teacher, 50 steps"]["frechet"]
-    best = min(row["frechet"] for way, row in rows.items() if way.startswith("teacher")) - least
+    least = rows["floor"]["frechet"]
+    teachers = {way: row["frechet"] for way, row in rows.items() if way.startswith("teacher")}
+    usual, best = teachers.get("teacher, 50 steps", float("nan")), min(teachers.values(), default=least) - least
     heads = f"{'way':<22}{'evaluations':>12}{'distance':>10}{'of 50 steps':>13}{'excess':>9}{'of best':>9}  sets"
     print(f"\n{name}: floor {least:.1f}\n{heads}")
     for way, row in rows.items():
@@ -125,13 +146,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, help="of the teacher's training; what its file says by default")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the students' training")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WAY", help='ways that begin so: "teacher" "tuned, 5"')
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3, help="sets of as many samples")
     asked = parser.parse_args()
     if len(asked.pairs) % 2:
         parser.error("give MODEL DATA in pairs")
     for teacher, data in zip(asked.pairs[::2], asked.pairs[1::2]):
-        measure(teacher, data, asked.out, asked.minutes, asked.set, asked.count, asked.seeds)
+        measure(teacher, data, asked.out, asked.minutes, asked.set, asked.only, asked.count, asked.seeds)
 
 
 if __name__ == "__main__":
