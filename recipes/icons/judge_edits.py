@@ -5,10 +5,11 @@
 MODEL was trained with --pairs; ICONS is what prepare.py made, PAIRS what pairs.py made, the judge is judge.py's. For
 each of the lists test-concepts.jsonl and test-styles.jsonl it edits pictures and asks: does the target's caption come
 first among 100, the source's own among them, and where the change is one that captions do not tell (style, skin tone),
-is the result nearer to the target than to the source and the concept's other renderings? Beside it stand the targets
-themselves and the sources as they are (what one has who changes nothing). What should stay: the distance
-to the source where the true pair agrees, beside that of a drawing of the target's caption alone (by --beside, a model
-of words, or by MODEL without a picture); a copy's is 0.
+is the result nearer to the target than to the source and the concept's other renderings? Of changes of style also: does
+a classifier, which learnt the styles from the training pictures, find the one that was asked for? Beside it stand the
+targets themselves and the sources as they are (what one has who changes nothing). What should stay: the distance to the
+source where the true pair agrees, beside that of a drawing of the target's caption alone (by --beside, a model of
+words, or by MODEL without a picture); a copy's is 0.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from judging.edits import Question, away, followed, questions, read
+from judging.edits import Question, away, followed, questions, read, styled
 from judging.icons import Icons, Prompt, opened
 from judging.scoring import drawn
+from judging.styles import knower
 from judging.towers import read as read_judge
 
 from kakusan.app.draw.loaded import Loaded, load
@@ -43,6 +45,7 @@ def edited(model: Loaded, asked: Sequence[Question], seed: int, **settings: Any)
 def judged(args: argparse.Namespace, icons: Icons, model: Loaded, beside: Loaded) -> dict[str, Any]:
     """Figures by list."""
     judge, about = read_judge(args.judge)
+    known = knower(icons)
     out: dict[str, Any] = {"judge": about}
     settings = {"guidance": args.guidance, "image_guidance": args.image_guidance, "steps": args.steps}
     for name in args.lists:
@@ -57,6 +60,7 @@ def judged(args: argparse.Namespace, icons: Icons, model: Loaded, beside: Loaded
         }
         row: dict[str, Any] = {side: followed(judge, made, asked) for side, made in sides.items()}
         row |= {"n": len(asked), "seconds": round(seconds, 3)}
+        row["styled"] = {side: styled(known, made, asked) for side, made in sides.items()}
         row["away"] = {"edits": away(pictures, asked), "alone": away(alone, asked)}
         out[name] = row
         print(table(name, row), flush=True)
@@ -78,6 +82,9 @@ def table(name: str, row: dict[str, Any]) -> str:
         cells = [share(found, what) for what in ("followed", "top1", "top5", "nearest")]
         cells += [share(row[side][kind], "followed") for side in ("targets", "unchanged")]
         lines.append(f"{kind:12}" + "".join(f"{cell:>16}" for cell in cells))
+    if row["styled"]["edits"]:
+        cells = ", ".join(f"{side} {share(found, 'style')}" for side, found in row["styled"].items())
+        lines.append(f"of changes of style, a classifier finds the style asked for: {cells}")
     kept, alone = row["away"]["edits"], row["away"]["alone"]
     lines.append(f"where the pair agrees: {kept:.1f} grey levels from the source, {alone:.1f} drawn from words alone")
     return "\n".join(lines)

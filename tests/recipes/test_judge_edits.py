@@ -111,3 +111,16 @@ def test_following_is_the_caption_first_and_the_target_nearest_where_captions_do
     found = followed(judge, np.stack([read(q.source) for q in asked]), asked)
     assert found["all"]["nearest"] == 0, "who changes nothing is nearest to the source"
     assert [found[kind]["followed"] for kind in ("addition", "skin tone", "style")] == [1, 0, 0]
+
+
+def test_styles_are_told_by_a_classifier_and_of_changes_of_style_alone(pairs):
+    from judging.edits import questions, styled
+
+    asked = questions(pairs, "held.jsonl", pairs / "icons", LINES, 10)
+    pictures = np.zeros((len(asked), 64, 64, 4), np.uint8)
+    seen = []
+    known = SimpleNamespace(classes=["3d", "flat"], predict=lambda some: seen.append(len(some)) or np.array([0]))
+    assert styled(known, pictures, asked)["style"] == 1.0 and seen == [1]
+    known.predict = lambda some: np.array([1])
+    assert styled(known, pictures, asked)["style"] == 0.0
+    assert styled(known, pictures[:0], [q for q in asked if q.kind == "colour"]) == {}

@@ -18,10 +18,11 @@ from torch.nn import functional as F
 
 from judging.scoring import told
 from judging.towers import Judge
+from kakusan.evaluation.classifier import Classifier
 from kakusan.evaluation.labels import wilson
 from kakusan.part import KakusanError
 
-__all__ = ["Question", "away", "followed", "questions", "read"]
+__all__ = ["Question", "away", "followed", "questions", "read", "styled"]
 
 AMONG = 100  # captions that a picture is asked to choose from
 LEAST = 8  # grey levels by which a pixel of a pair differs, premultiplied
@@ -105,6 +106,16 @@ def followed(judge: Judge, pictures: np.ndarray, asked: Sequence[Question]) -> d
         at = np.ones(len(asked), bool) if kind == "all" else kinds == kind
         out[kind] = told(ranks[at]) | _share("nearest", nearest[at]) | _share("followed", done[at])
     return out
+
+
+def styled(known: Classifier, pictures: np.ndarray, asked: Sequence[Question]) -> dict[str, Any]:
+    """Of the changes of style, the share in which a classifier of styles finds the one asked for; nothing where none
+    was asked for."""
+    at = [i for i, q in enumerate(asked) if q.kind == "style"]
+    if not at:
+        return {}
+    said = known.predict(pictures[at])
+    return _share("style", np.array([known.classes[k] == asked[i].style for k, i in zip(said, at, strict=True)]))
 
 
 def _nearest(picture: np.ndarray, asked: Question) -> bool:
