@@ -92,7 +92,7 @@ def train(
         }  # fmt: skip
         said = planned.written(recipe, overrides)
         settings = _settings(said, data, asked)
-        _apart(settings, autoencoder, latent)
+        _apart(settings, autoencoder, None if latent is None else f"--latent {latent}")
         tuned = None
         if start is not None and not autoencoder:
             tuned = finetune.way(start, settings, lora, said.get("training") or {})
@@ -114,6 +114,7 @@ def train(
                 encoders = tuned.encoders
                 if through is None:
                     domain, through = tuned.base.domain(settings.get("size"), settings.get("fit"), chosen)
+                    _apart(settings, autoencoder, None if through is None else f"--from {start}, a model in a latent,")
             project = _opened(settings, shown, domain, ranks, through, encoders, alone)
             tree = ranks.lead(
                 lambda: planned.planned(project, said, overrides, minutes, steps, seed, tuned, chosen, shown, ranks)
@@ -161,16 +162,18 @@ def _record(
     write_json(run.environment, rundir.environment() | about)
 
 
-def _apart(settings: Tree, autoencoder: bool, latent: str | Path | None) -> None:
-    """Pictures as conditions and latents do not go together, but for those that instructions change."""
+def _apart(settings: Tree, autoencoder: bool, latent: str | None) -> None:
+    """What is trained beside an autoencoder comes after it, and in a latent nothing is enlarged or follows maps."""
     if settings.get("pairs") and autoencoder:
         raise KakusanError(f"--pairs {settings['pairs']} and --autoencoder: first the one, then --pairs with --latent")
     if settings.get("style_image") and autoencoder:
         raise KakusanError("--style-image and --autoencoder: first the one, then --style-image with --latent")
-    asked = [name for name in ("upscale", "masks", "control") if settings.get(name)]
+    if settings.get("masks") and autoencoder:
+        raise KakusanError("--masks and --autoencoder: first the one, then --masks with --latent")
+    asked = [name for name in ("upscale", "control") if settings.get(name)]
     if asked and (autoencoder or latent is not None):
-        other = "--autoencoder" if autoencoder else f"--latent {latent}"
-        raise KakusanError(f"--{asked[0]} and {other} do not go together: pictures as conditions are of pixels")
+        other = "--autoencoder" if autoencoder else latent
+        raise KakusanError(f"--{asked[0]} and {other} do not go together: its pictures are of pixels")
 
 
 def _alone(settings: Tree, start: str | Path | None, lora: int | None, snapshots: bool) -> None:

@@ -174,7 +174,7 @@ def _filled(
     told, work = request, constrained(process, window(loaded), known, unknown, route, resample)
     if route == "trained":
         given = [Given((known, unknown))] * len(request.seeds)
-        pane = domain.size if placed.windows > 1 else None
+        pane = window(loaded) if placed.windows > 1 else None
         told, work = replace(request, cond=request.cond | {MASK: given}, window=pane), _repeating(resample)
     heavy = GRADIENTS if route == "posterior" else 1
     drawn = draw(loaded, told, tuple(known.shape), work, wanted, heavy * placed.windows)

@@ -119,7 +119,7 @@ def specs(chosen: Tree, domain: Image, maps: Maps | Sources | None, channels: in
             "dim": 32,
         }
     if chosen["masks"]:
-        out[MASK] = {"kind": Mask.kind, "channels": domain.channels}
+        out[MASK] = {"kind": Mask.kind, "channels": channels}
     if chosen["control"] is not None:
         out[MAP] = {"kind": Map.kind, "mode": "L" if maps is None else maps.domain.mode, "edges": maps is None}
     if chosen["style_image"] is not None:
