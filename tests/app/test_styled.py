@@ -206,3 +206,12 @@ def test_bad_input_is_one_line(run, data, tmp_path, capsys):
         with pytest.raises(KakusanError, match=said) as caught:
             facade.train(path, steps=1, out=tmp_path / "out", **given, **QUIET)
         assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_classes_takes_the_style_in_their_place(data, tmp_path):
+    classes = [each for each in SMALL if "style_image" not in each]
+    plain = facade.train(data / "all", steps=1, size=16, out=tmp_path / "plain", overrides=classes, **QUIET)
+    assert "label" in load_model(plain.path)[0].encoders
+    given = {"style_image": "label", "lora": 0, "steps": 1, **QUIET}
+    done = facade.train(data / "all", start=plain.path, out=tmp_path / "run", **given)
+    assert set(load_model(done.path)[0].encoders) == {STYLE}

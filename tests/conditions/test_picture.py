@@ -11,8 +11,11 @@ from kakusan.part import KakusanError
 
 
 def made(**given) -> Picture:
+    """One that has seen a batch of pictures."""
     torch.manual_seed(0)
-    return Picture(3, dim=8, side=32, width=4, **given)
+    encoder = Picture(3, dim=8, side=32, width=4, **given)
+    vector(encoder, *(torch.rand(3, 32, 32) * scale - scale / 2 for scale in (0.2, 0.5, 1, 2)))
+    return encoder.eval()
 
 
 def vector(encoder: Picture, *values, keep=True) -> torch.Tensor:
@@ -23,7 +26,8 @@ def vector(encoder: Picture, *values, keep=True) -> torch.Tensor:
 
 
 def test_pictures_of_any_size_are_read_as_one_of_the_fixed_size():
-    encoder, x = made(), torch.rand(3, 32, 32) * 2 - 1
+    encoder = made()
+    x = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4) * 2 - 1, (32, 32), mode="bilinear")[0]
     twice = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
     flat = torch.full((3, 1, 7), 0.5)
     both = vector(encoder, x, flat, None)
@@ -60,11 +64,34 @@ def test_rows_of_several_sizes_become_one_batch():
     assert encoder.stack(rows)["picture"].shape == (3, 3, 32, 32)
 
 
+def test_what_all_pictures_share_is_left_out():
+    """After a batch its statistics have mean 0 and deviation 1; later ones count little, missing pictures nothing."""
+    encoder = Picture(3, dim=8, side=32, width=4)
+    some = [torch.rand(3, 32, 32) * 0.1 + 0.05 * i for i in range(6)]
+    heard = []
+    encoder.linear.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+    vector(encoder, *some, None)
+    torch.testing.assert_close(heard[-1][:6].mean(0), torch.zeros(len(encoder.mean)), atol=1e-4, rtol=0)
+    far = heard[-1][:6].std(0)
+    assert (far < 1.001).all() and (far > 0.999).float().mean() > 0.5, "but for what varies too little to be told"
+    before = encoder.mean.clone()
+    vector(encoder, *(p + 1 for p in some))
+    after = encoder.mean.clone()
+    assert not torch.equal(before, after)
+    vector(encoder.eval(), *some)
+    assert torch.equal(encoder.mean, after)
+    vector(encoder.train(), some[0], None)
+    assert torch.equal(encoder.mean, after), "one picture has no deviation"
+
+
 def test_every_level_is_learnt_from():
     encoder = made()
     inputs = encoder.prepare([torch.rand(3, 20, 20), torch.rand(3, 20, 20)])
     encoder(inputs, torch.tensor([True, False])).vector.square().sum().backward()
     for name, p in encoder.named_parameters():
+        if name in ("mean", "std"):
+            assert not p.requires_grad
+            continue
         assert p.grad is not None and p.grad.abs().max() > 0, name
 
 

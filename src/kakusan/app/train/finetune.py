@@ -18,6 +18,7 @@ from kakusan.app.train import keeping, rundir
 from kakusan.app.train import recipe as recipes
 from kakusan.catalog import build
 from kakusan.checkpoint import load_model, read_info
+from kakusan.conditions.label import Label
 from kakusan.domains.augment import Affine
 from kakusan.domains.domain import Domain
 from kakusan.domains.latent import Latent, seen
@@ -108,11 +109,17 @@ class Way:
     few: bool
     rank: int
     told: bool = False  # whether it becomes a model that follows instructions
+    styled: bool = False  # whether it takes the style from a picture
 
     @property
     def encoders(self) -> dict[str, Spec]:
-        """The conditions that stay; a model that follows instructions takes words and the picture alone."""
-        return {name: own for name, own in self.base.encoders.items() if not self.told or name == PROMPT}
+        """The conditions that stay; a model that follows instructions takes words and the picture alone, and one that
+        takes the style from a picture has it in the place of classes."""
+        return {
+            name: own
+            for name, own in self.base.encoders.items()
+            if not (self.told and name != PROMPT) and not (self.styled and own["kind"] == Label.kind)
+        }
 
     def settings(self, data: Tree) -> Tree:
         """The [data] section: what the model decides under what its user said."""
@@ -186,4 +193,4 @@ def way(start: str | Path, data: Mapping[str, Any], lora: int | None, recipe: Ma
     rank = lora if lora is not None else int(said["rank"]) if said else RANK if few and not spatial else 0
     if PROMPT not in base.encoders and data.get("prompt") is not None:
         raise KakusanError(f"--prompt {data['prompt']!r}: {start} reads no words; leave it out")
-    return Way(base, few, rank, bool(data.get("pairs")))
+    return Way(base, few, rank, bool(data.get("pairs")), bool(data.get("style_image")))
