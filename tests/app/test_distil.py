@@ -91,10 +91,10 @@ def made(trained: tuple[Path, Path], **options: Any) -> Distilled:
 
 def student(
     trained: tuple[Path, Path], out: Path, count: int = 0, steps: int = 6, more: Sequence[str] = (),
-    wanted: int | None = None, **options: Any,
+    wanted: int | None = None, method: str = "consistency", **options: Any,
 ) -> Distilled:  # fmt: skip
     overrides = [f"training.steps={steps}", "batch=8", "log_every=2", *more]
-    return made(trained, out=out, count=count, overrides=overrides, steps=wanted, **options)
+    return made(trained, out=out, count=count, overrides=overrides, steps=wanted, method=method, **options)
 
 
 def test_a_tuned_copy_is_used_and_the_teacher_stays(trained, tmp_path):
@@ -404,8 +404,8 @@ def test_a_worse_student_recommends_the_solver(trained, tmp_path, monkeypatch):
     ("options", "said"),
     [
         ({"method": "consistancy"}, "did you mean 'consistency'"),
-        ({"method": "magic"}, "choose one of: consistency, mean-flow, progressive, shrink, tune"),
-        ({"steps": 0}, "--steps 0: --method consistency makes models of 1 to 100 steps"),
+        ({"method": "magic"}, "choose one of: mean-flow, consistency, progressive, shrink, tune"),
+        ({"steps": 0}, "--steps 0: --method mean-flow makes models of 1 to 100 steps"),
         ({"method": "tune", "steps": 1}, "--steps 1: --method tune makes models of 2"),
         ({"minutes": 0.0}, "--minutes 0: must be greater than 0"),
         ({"count": 5}, "-n 5: too few samples"),

@@ -38,7 +38,7 @@ from kakusan.training.stop import Stop
 
 __all__ = ["METHODS", "Distilled", "distill"]
 
-METHODS = {"consistency": 2, "mean-flow": 4, "progressive": 4, "shrink": 0, "tune": 5}  # steps; 0: the teacher's own
+METHODS = {"mean-flow": 4, "consistency": 2, "progressive": 4, "shrink": 0, "tune": 5}  # steps; 0: the teacher's own
 SIZE = 0.25  # of a student that is only to be smaller
 TUNING = 3.0  # minutes, for tuning
 Tree = dict[str, Any]
@@ -48,7 +48,7 @@ def distill(
     model: str | Path,
     data: str | Path | None = None,
     *,
-    method: str = "consistency",
+    method: str = "mean-flow",
     steps: int | None = None,
     minutes: float | None = None,
     guidance: float | None = None,
@@ -66,12 +66,13 @@ def distill(
 ) -> Distilled:
     """From a trained model to one that needs few evaluations, within ``minutes``; the teacher is never replaced.
 
-    ``method``: "consistency" trains a student for ``steps`` (2) evaluations, with the teacher's guidance inside (10
-    minutes); "mean-flow" one for ``steps`` (4) jumps by its mean velocity; "progressive" one for ``steps`` (4), by
-    halving the teacher's steps again and again; "shrink" a smaller network that answers as the teacher does; "tune"
-    learns times and solver weights for ``steps`` (5) steps and leaves the network as it is (3 minutes, no pictures
-    needed). ``student_size``: the student's share of the teacher's parameters (0.25 for "shrink"); students of few
-    steps are shrunk first. ``count``: samples of each point of the report, drawn after the minutes; 0 is no report.
+    ``method``: "mean-flow" trains a student for ``steps`` (4) jumps by its mean velocity, with the teacher's guidance
+    inside (10 minutes); "consistency" one for ``steps`` (2) evaluations with fresh noise between them; "progressive"
+    one for ``steps`` (4), by halving the teacher's steps again and again; "shrink" a smaller network that answers as
+    the teacher does; "tune" learns times and solver weights for ``steps`` (5) steps and leaves the network as it is (3
+    minutes, no pictures needed). ``student_size``: the student's share of the teacher's parameters (0.25 for "shrink");
+    students of few steps are shrunk first. ``count``: samples of each point of the report, drawn after the minutes; 0 is
+    no report.
     ``guidance_range``: (low, high), to make the weight of guidance an input of the student instead of a fixed one.
     ``set_default``: also write what tuning found into the teacher's own file.
     """
