@@ -71,8 +71,8 @@ def distill(
     one for ``steps`` (4), by halving the teacher's steps again and again; "shrink" a smaller network that answers as
     the teacher does; "tune" learns times and solver weights for ``steps`` (5) steps and leaves the network as it is (3
     minutes, no pictures needed). ``student_size``: the student's share of the teacher's parameters (0.25 for "shrink");
-    students of few steps are shrunk first. ``count``: samples of each point of the report, drawn after the minutes; 0 is
-    no report.
+    students of few steps are shrunk first. ``count``: samples of each point of the report, drawn after the minutes; 0 =
+    none.
     ``guidance_range``: (low, high), to make the weight of guidance an input of the student instead of a fixed one.
     ``set_default``: also write what tuning found into the teacher's own file.
     """
