@@ -51,7 +51,7 @@ class Picture(Encoder):
         size = 2 * sum(widths[1:])
         self.mean = nn.Parameter(torch.zeros(size), requires_grad=False)  # of the statistics over pictures; followed in
         self.std = nn.Parameter(torch.ones(size), requires_grad=False)  # training, and averaged as weights are
-        self.linear = nn.Linear(2 * sum(widths[1:]), dim)
+        self.linear = nn.Linear(size, dim)
         self.null_vector = nn.Parameter(torch.randn(dim).mul_(0.02))
 
     def prepare(self, values: list[Any]) -> dict[str, Tensor]:
