@@ -131,7 +131,8 @@ def test_picture_and_instruction_count_and_seeds_differ(model):
     image, other = (draw.integers(0, 256, (16, 16, 4), np.uint8) for _ in range(2))
     made = model.instruct(image, "make it blue", n=2, seed=3)
     assert made[0].data.shape == (16, 16, 4) and not np.array_equal(made[0].data, made[1].data)
-    assert np.array_equal(made[1].data, model.instruct(image, "make it blue", seed=4)[0].data)
+    alone = model.instruct(image, "make it blue", seed=4)[0].data
+    assert np.abs(made[1].data.astype(int) - alone).max() <= 1, "a batch's kernels may round otherwise"
     assert not np.array_equal(made[0].data, model.instruct(image, "make it red", seed=3)[0].data)
     assert not np.array_equal(made[0].data, model.instruct(other, "make it blue", seed=3)[0].data)
     assert made[0].recipe["guidance"] == {"prompt": 4.0, "source": 1.5}

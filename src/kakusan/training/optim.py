@@ -33,7 +33,8 @@ def orthogonalise(x: Tensor, iterations: int = 5, scale: float = 1.0) -> Tensor:
     """
     if x.shape[-2] > x.shape[-1]:
         return orthogonalise(x.mT, iterations, scale).mT
-    half = x.is_cuda or torch.is_autocast_enabled(x.device.type)
+    kind = x.device.type
+    half = x.is_cuda or (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind))
     if x.device.type == "cpu" and not half and x.shape[-1] >= GRAM_FROM * x.shape[-2]:
         return _gram_steps(x, iterations, scale)
     return _plain_steps(x.bfloat16() if half else x, iterations).to(x.dtype) * scale
