@@ -132,7 +132,8 @@ def test_picture_and_instruction_count_and_seeds_differ(model):
     made = model.instruct(image, "make it blue", n=2, seed=3)
     assert made[0].data.shape == (16, 16, 4) and not np.array_equal(made[0].data, made[1].data)
     alone = model.instruct(image, "make it blue", seed=4)[0].data
-    assert np.abs(made[1].data.astype(int) - alone).max() <= 1, "a batch's kernels may round otherwise"
+    apart = np.abs(made[1].data.astype(int) - alone)
+    assert apart.max() <= 1 and (apart > 0).mean() < 0.01, "a batch's kernels may round otherwise, here and there"
     assert not np.array_equal(made[0].data, model.instruct(image, "make it red", seed=3)[0].data)
     assert not np.array_equal(made[0].data, model.instruct(other, "make it blue", seed=3)[0].data)
     assert made[0].recipe["guidance"] == {"prompt": 4.0, "source": 1.5}

@@ -71,7 +71,7 @@ def planned(teacher: Loaded, project: Project, wish: Wish) -> list[Round]:
     if wish.method == "mean-flow":
         _landing(spec)
     spec["defaults"] = drawn | {"steps": wish.steps, "guidance": 1.0, "autoguidance": 1.0, "eta": 0.0}
-    tree = {"data": project.settings, "model": spec, "training": _training(objective, project, wish)}
+    tree = {"data": project.settings, "model": spec, "training": _training(objective, project, wish, teacher)}
     tree = recipe.override(tree, wish.overrides)
     training = tree["training"]
     if training.get("steps") is not None:
@@ -164,14 +164,15 @@ _TUNED = {"kind": "optim/muon", "lr": 0.005, "lr_rest": 0.0035}  # of weights th
 _SCRATCH = {"kind": "optim/muon", "lr": 0.01, "lr_rest": 0.007}
 
 
-def _training(objective: Tree, project: Project, wish: Wish) -> Tree:
+def _training(objective: Tree, project: Project, wish: Wish, teacher: Loaded) -> Tree:
+    half = teacher.device.type == "cpu" and half_is_fast()  # elsewhere "auto" knows
     return {
         "kind": "training",
         "objective": objective,
         "optim": dict(_SCRATCH if wish.method == "shrink" else _TUNED),
         "batch": min(64, max(4, len(project.train))),
         "minutes": wish.minutes,
-        "precision": "bf16" if half_is_fast() else "auto",
+        "precision": "bf16" if half else "auto",
         "seed": wish.seed,
         "held_out": False,
         "evaluations": 0,
