@@ -5,16 +5,16 @@
 
 For every teacher: its Fréchet distance at 50, 20, 8 and 5 steps, and at 2, 4, 5 and 8 with learned times and weights
 (tuning takes the minutes that it takes by default); then a student of each method, trained for a quarter of
-``--minutes`` (the teacher's own, where its file says them), at 1, 2 and 4 steps. The same seeds and pictures for all:
---seeds sets of --count samples, whose distances are averaged. OUT/NAME/few-steps.json grows by one row a way; what is
-there is not measured again.
+``--minutes`` (the teacher's own, where its file says them): one with the guidance inside at the teacher's steps, and
+tuned, the others at 1, 2 and 4 steps. The same seeds and pictures for all: --seeds sets of --count samples, whose
+distances are averaged. OUT/NAME/few-steps.json grows by one row a way; what is there is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ import numpy as np
 
 import kakusan
 from kakusan.app.command.show import Progress
-from kakusan.app.deploy import student
 from kakusan.app.deploy.fewsteps import SEED, Judge
+from kakusan.app.deploy.student import opened
 from kakusan.app.draw.loaded import Loaded
 from kakusan.app.judge.reference import pictures_of
 from kakusan.evaluation.frechet import frechet_interval
 from kakusan.files import write_json
 
 Row = dict[str, Any]
+TEACHER, TUNED = (50, 20, 8, 5), (2, 4, 5, 6, 8)  # steps
 STUDENT = (1, 2, 4)  # evaluations
 APART = 100_000  # seeds between two sets of samples
 
@@ -59,30 +60,38 @@ def ways(
     def wanted(name: str) -> bool:
         return not only or name.startswith(tuple(only))
 
-    for steps in (50, 20, 8, 5):
-        if wanted(f"teacher, {steps} steps"):
-            yield f"teacher, {steps} steps", teacher, {"steps": steps}
-    for steps in (2, 4, 5, 8):
-        out = folder / f"tuned-{steps}"
-        if not wanted(f"tuned, {steps} steps"):
-            continue
-        if not (out / "few-steps.json").is_file():
-            kakusan.distill(teacher, method="tune", steps=steps, out=out)
-        if (out / "model.safetensors").is_file():
-            yield f"tuned, {steps} steps", out / "model.safetensors", {"steps": steps}
-    for method in ("consistency", "mean-flow"):
+    def drawn(name: str, model: Path, counts: Iterable[int]) -> Iterator[tuple[str, Path, Row]]:
+        for steps in counts:
+            if wanted(f"{name}, {steps} steps"):
+                yield f"{name}, {steps} steps", model, {"steps": steps}
+
+    def tuned(name: str, model: Path) -> Iterator[tuple[str, Path, Row]]:
+        for steps in TUNED:
+            out = folder / f"{name}-{steps}"
+            if wanted(f"{name}, {steps} steps"):
+                if not (out / "few-steps.json").is_file():
+                    kakusan.distill(model, method="tune", steps=steps, out=out)
+                if (out / "model.safetensors").is_file():
+                    yield f"{name}, {steps} steps", out / "model.safetensors", {"steps": steps}
+
+    def student(method: str, asked: int | None) -> Path:
         out = folder / method
-        if not any(wanted(f"{method}, {steps} steps") for steps in STUDENT):
-            continue
         if not (out / "model.safetensors").is_file():
             if (out / "recipe.toml").is_file():
                 kakusan.resume(out)
             else:
-                asked = {"method": method, "steps": 2, "minutes": minutes / 4, "count": 0}
-                kakusan.distill(teacher, data, out=out, overrides=changed, **asked)
-        for steps in STUDENT:
-            if wanted(f"{method}, {steps} steps"):
-                yield f"{method}, {steps} steps", out / "model.safetensors", {"steps": steps}
+                settings: Row = {"method": method, "steps": asked, "minutes": minutes / 4, "count": 0}
+                kakusan.distill(teacher, data, out=out, overrides=changed, **settings)
+        return out / "model.safetensors"
+
+    yield from drawn("teacher", teacher, TEACHER)
+    yield from tuned("tuned", teacher)
+    if any(wanted(f"{name}, {n} steps") for name in ("guidance", "guidance-tuned") for n in {*TEACHER, *TUNED}):
+        yield from drawn("guidance", student("guidance", None), TEACHER)
+        yield from tuned("guidance-tuned", folder / "guidance" / "model.safetensors")
+    for method in ("consistency", "mean-flow"):
+        if any(wanted(f"{method}, {n} steps") for n in STUDENT):
+            yield from drawn(method, student(method, 2), STUDENT)
 
 
 def averaged(points: list[Row]) -> Row:
@@ -110,7 +119,7 @@ def measure(
     rows: dict[str, Row] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     spent = minutes or float(loaded.info()["training"]["minutes"])
     shown = Progress()
-    project = student.opened(loaded, str(data), None, shown)
+    project = opened(loaded, str(data), None, shown)
     judge = Judge(loaded, project, count, shown, lambda: False)
     if "floor" not in rows:
         rows["floor"] = floor(judge, project, count)

@@ -299,6 +299,21 @@ def test_a_smaller_student_alone_is_drawn_as_its_teacher_and_judged_by_what_it_c
     assert ("teacher, unguided", int(20 * share)) in asked, "as many evaluations of the teacher as cost the same"
 
 
+def test_guidance_inside_costs_one_evaluation_a_step_and_can_be_tuned(trained, tmp_path):
+    done = student(trained, tmp_path / "out", steps=4, method="guidance", guidance=2.0)
+    model, teacher = done.load("cpu"), load(trained[0], "cpu")
+    assert model.model.denoiser.spec() == teacher.model.denoiser.spec() and model.model.weak is None
+    mine, theirs = sampler.defaults(model.model), sampler.defaults(teacher.model)
+    assert [mine[n] for n in ("solver", "grid", "steps")] == [theirs[n] for n in ("solver", "grid", "steps")]
+    assert sampler.evaluations(model.sample(1, label="disc")[0].recipe) == mine["steps"]
+    objective = recipe.read(tmp_path / "out" / "recipe.toml")["training"]["objective"]
+    assert objective["kind"] == "objective/imitation" and objective["guidance"] == 2.0 < objective["autoguidance"] + 1
+    tuned = kakusan.distill(done.path, method="tune", steps=3, minutes=0.05, out=tmp_path / "tuned")
+    assert tuned.result["before"] > 0
+    with pytest.raises(KakusanError, match="draws without guidance, in one evaluation a step"):
+        made((done.path, trained[1]), method="guidance")
+
+
 def test_a_smaller_student_of_few_steps_is_shrunk_first(trained, tmp_path):
     done = student(trained, tmp_path / "out", student_size=0.4)
     first, last = (load(path, "cpu").model.denoiser.net for path in (tmp_path / "out" / "shrink", done.path))
@@ -404,7 +419,7 @@ def test_a_worse_student_recommends_the_solver(trained, tmp_path, monkeypatch):
     ("options", "said"),
     [
         ({"method": "consistancy"}, "did you mean 'consistency'"),
-        ({"method": "magic"}, "choose one of: mean-flow, consistency, progressive, shrink, tune"),
+        ({"method": "magic"}, "choose one of: mean-flow, consistency, progressive, guidance, shrink, tune"),
         ({"steps": 0}, "--steps 0: --method mean-flow makes models of 1 to 100 steps"),
         ({"method": "tune", "steps": 1}, "--steps 1: --method tune makes models of 2"),
         ({"minutes": 0.0}, "--minutes 0: must be greater than 0"),
@@ -413,6 +428,8 @@ def test_a_worse_student_recommends_the_solver(trained, tmp_path, monkeypatch):
         ({"autoguidance": float("nan")}, "autoguidance"),
         ({"student_size": 1.5}, "--student-size 1.5: it is a share"),
         ({"student_size": 0.5, "method": "tune"}, "use --method shrink"),
+        ({"student_size": 0.5, "method": "guidance"}, "keeps the network's size; use --method shrink"),
+        ({"method": "guidance", "guidance": 1.0, "autoguidance": 1.0}, "draws without guidance, in one evaluation"),
         ({"guidance_range": (4, 1)}, "--guidance-range 4,1: need LOW,HIGH"),
         ({"guidance_range": "1"}, "--guidance-range 1: need LOW,HIGH"),
         ({"guidance_range": (1, 4), "method": "tune"}, "only a student"),

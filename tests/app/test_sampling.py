@@ -118,7 +118,7 @@ def test_more_steps_than_a_student_was_made_for_are_remarked_on(loaded):
     assert told(5, two) == ["--steps 5: this student was made for 1 to 4; more help little"]
     assert told(9, eight) == ["--steps 9: this student was made for 1 to 8; more help little"]
     assert not told(4, two) and not told(None, two) and not told(8, eight)
-    assert not told(50, {"method": "shrink"}) and not told(50, None)
+    assert not told(50, {"method": "shrink"}) and not told(50, {"method": "guidance"}) and not told(50, None)
 
 
 def test_weights_of_one_and_zero_mean_what_they_say(loaded):

@@ -38,6 +38,15 @@ def test_the_last_state_is_shown_even_when_work_stops_short():
     assert "step 37/100" in page.getvalue().splitlines()[-1]
 
 
+def test_what_is_to_be_said_once_is_said_once():
+    page = io.StringIO()
+    with Progress(page) as p:
+        for words in ("data: one", "data: two", "data: one"):
+            p.once(words)
+        p.note("data: one")
+    assert page.getvalue().splitlines() == ["data: one", "data: two", "data: one"]
+
+
 def test_quiet_keeps_warnings_only():
     page = io.StringIO()
     with Progress(page, quiet=True) as p:

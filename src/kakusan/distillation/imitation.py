@@ -1,4 +1,5 @@
-"""Imitation: a smaller network that answers as its teacher does, and has features from which the teacher's follow."""
+"""Imitation: a network that answers as its guided teacher does; a smaller one has features from which the teacher's
+follow."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from kakusan.core.rng import Rng
 from kakusan.distillation.teacher import conditions, guided, needed
 from kakusan.part import KakusanError
 
-__all__ = ["Imitation", "unexplained"]
+__all__ = ["DENOISING", "Imitation", "unexplained"]
+
+DENOISING = ("guidance", "shrink")  # methods whose students denoise as their teachers do, in any number of steps
 
 RIDGE = 1e-3  # of the features' mean square: keeps the projection steady where features are nearly dependent
 

@@ -23,12 +23,13 @@ def distill(
         str,
         Parameter(
             help="mean-flow: a student of 1 to 4 steps, by its mean velocity; consistency: by noise; progressive: by "
-            "halving the teacher's steps; shrink: a smaller network; tune: learned times and solver weights."
+            "halving the teacher's steps; guidance: guidance inside, the steps as they are; shrink: a smaller network; "
+            "tune: learned times and solver weights."
         ),
     ] = "mean-flow",
     steps: Annotated[
         int | None,
-        Parameter(help="Steps it is made for: 4; 2 for consistency, 5 for tune, for shrink the teacher's."),
+        Parameter(help="Steps it is made for: 4; consistency 2, tune 5, guidance and shrink the teacher's."),
     ] = None,
     minutes: Annotated[float | None, Parameter(help="Time it may take: 10 for a student, 3 for tune.")] = None,
     guidance: Annotated[float | None, Parameter(help="Guidance that goes inside; the teacher's own.")] = None,

@@ -56,6 +56,7 @@ class Progress:
         self._console: Any = None
         self._what, self._total, self._unit = "", 0, "step"
         self._shown = self._drawn = float("-inf")
+        self._remarked: set[str] = set()
         self._last: tuple[int, str] | None = None  # the newest state that is not on the page yet
 
     def __enter__(self) -> Self:
@@ -135,6 +136,12 @@ class Progress:
         if now - self._shown >= EVERY or done >= self._total:
             self._shown = now
             self._flush()
+
+    def once(self, words: str) -> None:
+        """A remark about something that a command opens several times: made the first time."""
+        if words not in self._remarked:
+            self._remarked.add(words)
+            self.note(words)
 
     def note(self, words: str) -> None:
         """A remark of passing interest: a checkpoint written, the cool-down begun."""

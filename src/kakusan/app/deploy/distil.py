@@ -1,5 +1,5 @@
-"""distill: fewer evaluations with the same network (tune), or a student that needs few (consistency, mean-flow,
-progressive).
+"""distill: fewer evaluations with the same network (tune), a student that needs few (consistency, mean-flow,
+progressive), or one that needs one a step (guidance, shrink).
 
 Everything goes to one new folder: model.safetensors, few-steps.html and few-steps.json. The teacher's file stays as it
 is, unless asked.
@@ -38,7 +38,15 @@ from kakusan.training.stop import Stop
 
 __all__ = ["METHODS", "Distilled", "distill"]
 
-METHODS = {"mean-flow": 4, "consistency": 2, "progressive": 4, "shrink": 0, "tune": 5}  # steps; 0: the teacher's own
+# Steps; 0: the teacher's own.
+METHODS = {
+    "mean-flow": 4,
+    "consistency": 2,
+    "progressive": 4,
+    "guidance": 0,
+    "shrink": 0,
+    "tune": 5,
+}  # steps, 0: its own
 SIZE = 0.25  # of a student that is only to be smaller
 TUNING = 3.0  # minutes, for tuning
 Tree = dict[str, Any]
@@ -68,11 +76,11 @@ def distill(
 
     ``method``: "mean-flow" trains a student for ``steps`` (4) jumps by its mean velocity, with the teacher's guidance
     inside (10 minutes); "consistency" one for ``steps`` (2) evaluations with fresh noise between them; "progressive"
-    one for ``steps`` (4), by halving the teacher's steps again and again; "shrink" a smaller network that answers as
-    the teacher does; "tune" learns times and solver weights for ``steps`` (5) steps and leaves the network as it is (3
-    minutes, no pictures needed). ``student_size``: the student's share of the teacher's parameters (0.25 for "shrink");
-    students of few steps are shrunk first. ``count``: samples of each point of the report, drawn after the minutes; 0 =
-    none.
+    one for ``steps`` (4), by halving the teacher's steps again and again; "guidance" one that answers in one evaluation
+    a step as the guided teacher does in two or three; "shrink" a smaller one that does; "tune" learns times and solver
+    weights for ``steps`` (5) steps and leaves the network as it is (3 minutes, no pictures needed). ``student_size``:
+    the student's share of the teacher's parameters (0.25 for "shrink"); students of few steps are shrunk first.
+    ``count``: samples of each point of the report, drawn after the minutes; 0 = none.
     ``guidance_range``: (low, high), to make the weight of guidance an input of the student instead of a fixed one.
     ``set_default``: also write what tuning found into the teacher's own file.
     """
@@ -138,6 +146,8 @@ def _share(method: str, size: float | None) -> float | None:
         )
     if size is not None and method == "tune":
         raise KakusanError(f"--student-size {size:g}: --method tune leaves the network as it is; use --method shrink")
+    if size is not None and method == "guidance":
+        raise KakusanError(f"--student-size {size:g}: --method guidance keeps the network's size; use --method shrink")
     return SIZE if size is None and method == "shrink" else size
 
 

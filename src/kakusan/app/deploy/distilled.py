@@ -15,6 +15,7 @@ from kakusan.app.draw import sampler
 from kakusan.app.draw.loaded import Loaded, load
 from kakusan.app.train.project import Project
 from kakusan.app.train.rundir import RunDir
+from kakusan.distillation.imitation import DENOISING
 from kakusan.files import write_json
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop
@@ -71,6 +72,8 @@ def report(teacher: Loaded, project: Project, distilled: Tree, run: RunDir, show
         shown.warn(f"{found['words']}; recommended instead: {fix}")
     else:
         shown.note(found["words"])
+    if distilled["method"] == "guidance":
+        shown.note(f"for fewer steps of it: kakusan distill {run.path} --method tune --steps 5")
     result |= {
         "data": where(project), "verdict": found, "words": found["words"], "points": [p.as_dict() for p in points],
     }  # fmt: skip
@@ -90,13 +93,13 @@ def report(teacher: Loaded, project: Project, distilled: Tree, run: RunDir, show
 def _points(
     teacher: Loaded, made: Loaded, project: Project, distilled: Tree, shown: Progress, stop: Stop
 ) -> list[Point] | None:
-    """The student at 1, 2, 4 and its own steps (a smaller one at its own and half of them); the teacher at its own, and
-    tuned at no more evaluations than cost as much."""
+    """The student at 1, 2, 4 and its own steps (one that denoises at its own and half of them); the teacher at its own,
+    and tuned at no more evaluations than cost as much."""
     steps, count = int(distilled["steps"]), int(distilled["count"])
     judge = Judge(teacher, project, count, shown, stop)
     size = _parameters(made) / _parameters(teacher)
     budget = max(1, int(steps * size + 1e-6))
-    few = {steps, max(1, steps // 2)} if distilled["method"] == "shrink" else {1, 2, 4, steps}
+    few = {steps, max(1, steps // 2)} if distilled["method"] in DENOISING else {1, 2, 4, steps}
     plain = {"guidance": 1.0} | ({"autoguidance": 1.0} if teacher.model.weak is not None else {})
     each = fewsteps.branches(teacher.model)
     ways: list[tuple[Loaded, str, Tree]] = [(made, "student", {"steps": n}) for n in sorted(few)]

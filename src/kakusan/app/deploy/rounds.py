@@ -15,6 +15,7 @@ from kakusan.app.train.project import Project
 from kakusan.checkpoint import read_info
 from kakusan.conditions.guidance import Guidance
 from kakusan.conditions.landing import Landing
+from kakusan.distillation.imitation import DENOISING
 from kakusan.distillation.meanflow import LANDING
 from kakusan.distillation.teacher import WEIGHT
 from kakusan.part import KakusanError
@@ -60,7 +61,12 @@ def planned(teacher: Loaded, project: Project, wish: Wish) -> list[Round]:
         "guidance": float(weight),
         "autoguidance": float(auto) if teacher.model.weak is not None else 1.0,
     }
-    if wish.method == "shrink":
+    if wish.method == "guidance" and wish.weights is None and set(guided.values()) == {1.0}:
+        raise KakusanError(
+            "--method guidance: this teacher draws without guidance, in one evaluation a step; for a weight of its own "
+            "give --guidance 2, for fewer steps another --method"
+        )
+    if wish.method in DENOISING:
         objective, drawn = _imitation(known, project, guided)
     else:
         objective, drawn = _METHODS[wish.method](known, wish.steps, guided)
@@ -79,7 +85,7 @@ def planned(teacher: Loaded, project: Project, wish: Wish) -> list[Round]:
     elif training["minutes"] is None:
         training["minutes"] = MINUTES
     rounds = _halvings(tree, wish.steps) if wish.method == "progressive" else [("", tree)]
-    if wish.size is not None and wish.method != "shrink":
+    if wish.size is not None and wish.method not in DENOISING:
         first = _imitation(known, project, guided)
         rounds.insert(0, ("shrink", _shrunk(rounds[0][1], *first, int(known["steps"]))))
     return _shared(rounds)

@@ -20,6 +20,7 @@ from kakusan.app.train import adapters, rundir, styled
 from kakusan.checkpoint import load_model
 from kakusan.core.model import Model
 from kakusan.core.sample import Step
+from kakusan.distillation.imitation import DENOISING
 from kakusan.domains.domain import Domain, Record
 from kakusan.nets.layers import keep_memory
 from kakusan.part import KakusanError
@@ -129,7 +130,7 @@ class Loaded(Editable):
         prompt, a model that reads words draws unconditionally; more steps than a student was made for."""
         told, student = [], self.info_.get("distilled") or {}
         most = max(4, student.get("steps") or 0)
-        if request.steps is not None and request.steps > most and student.get("method", "shrink") != "shrink":
+        if request.steps is not None and request.steps > most and student.get("method", "shrink") not in DENOISING:
             told.append(f"--steps {request.steps}: this student was made for 1 to {most}; more help little")
         if PROMPT not in self.model.encoders:
             return told

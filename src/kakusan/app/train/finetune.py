@@ -19,6 +19,7 @@ from kakusan.app.train import recipe as recipes
 from kakusan.catalog import build
 from kakusan.checkpoint import load_model, read_info
 from kakusan.conditions.label import Label
+from kakusan.distillation.imitation import DENOISING
 from kakusan.domains.augment import Affine
 from kakusan.domains.domain import Domain
 from kakusan.domains.latent import Latent, seen
@@ -59,7 +60,7 @@ class Base:
         if "denoiser" not in spec:
             raise KakusanError(f"--from {start}: holds a {spec.get('kind')!r}, not a model to go on from")
         student = about["info"].get("distilled") or {}
-        if student and student.get("method") != "shrink":
+        if student and student.get("method") not in DENOISING:
             raise KakusanError(f"--from {start}: is a student of few steps; start from {student['teacher']}")
         return Base(str(start), path, spec, str(about["hash"]))
 

@@ -260,11 +260,11 @@ def open_project(
     styles = styled.groups(source, chosen)
     if chosen["captions"] == "none":
         source.texts = None
-    suiting.name_classes(source, chosen["classes"] or (), progress.note)
+    suiting.name_classes(source, chosen["classes"] or (), progress.once)
     if encoders is not None:
-        suiting.suit(source, chosen, encoders, alone, progress.note)
+        suiting.suit(source, chosen, encoders, alone, progress.once)
     for note in source.notes:
-        progress.note(note)
+        progress.once(note)
     _tell_captions(source, progress)
     if domain is None:
         size = chosen["size"] or (spatial.size(source.sample(64), chosen) if chosen["upscale"] else None)
@@ -280,7 +280,7 @@ def open_project(
             raise KakusanError(f"model.domain is {built.kind!r}; this version trains pictures (domain/image)")
         fitted = built
     if encoders is not None:
-        suiting.as_drawn(source, fitted, progress.note)
+        suiting.as_drawn(source, fitted, progress.once)
     chosen["crop"] = spatial.crop(chosen, fitted)
     cache = _cached(source, fitted, progress)
     if pairs is not None:
@@ -348,7 +348,7 @@ def _tell_captions(source: Source, progress: Progress) -> None:
         (source.astray, "captions belong to no picture and are left out"),
     ):
         if count:
-            progress.note(f"{count:,} {words}, first {names[0]!r}")
+            progress.once(f"{count:,} {words}, first {names[0]!r}")
 
 
 def _bare(part: Dataset) -> bool:
