@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from kakusan.conditions.label import Label
-from kakusan.core.batch import Batch
+from kakusan.core.batch import Batch, Cond
 from kakusan.core.denoiser import Denoiser
 from kakusan.core.model import Model
 from kakusan.core.objective import EDM, Denoising, LogNormal
@@ -42,6 +43,25 @@ from kakusan.training.watch import HeldOut
 
 CLASSES = ("a", "b", "c")
 DOMAIN = Image([8, 8], "L")
+
+
+class Watched(Label):
+    """A label that also notes which classes it has seen lately, as encoders of pictures note their statistics."""
+
+    kind = "condition/label-watched"
+
+    def __init__(self, classes: list[str], dim: int) -> None:
+        super().__init__(classes, dim)
+        self.lately = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    def followed(self) -> list[Tensor]:
+        return [self.lately]
+
+    def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
+        if self.training:
+            with torch.no_grad():
+                self.lately.lerp_(inputs["index"].float().mean(), 0.1)
+        return super().forward(inputs, keep)
 
 
 class Hurt(Batches):
@@ -69,7 +89,7 @@ def model(dropout: float) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(7)
         net = UNet(1, width=16, mults=[1, 2], blocks=1, attention=[1], vector=16, dropout=dropout)
-        return Model(Denoiser(net, VE(), Karras(0.5), Flat()), DOMAIN, {"label": Label(list(CLASSES), dim=16)})
+        return Model(Denoiser(net, VE(), Karras(0.5), Flat()), DOMAIN, {"label": Watched(list(CLASSES), dim=16)})
 
 
 def train(folder: Path, wish: dict[str, Any], ranks: Ranks = ALONE, hooks: Hooks | None = None) -> Result:

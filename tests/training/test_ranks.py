@@ -139,6 +139,8 @@ def test_two_processes_follow_one(two: Any, tmp_path: Path) -> None:
     assert apart(losses(tmp_path), losses(folder / "curve")) <= 1e-5
     assert reports[0][0] == reports[0][1]
     assert_same_weights(*weights(folder / "curve", 0))
+    lately = weights(folder / "curve", 0)[0]["encoders.label.lately"]
+    assert float(lately) > 0.3, "what follows the batches is the mean of what each process saw"
     mine = [r for r in history(tmp_path) if r["kind"] == "held_out"]
     theirs = [r for r in history(folder / "curve") if r["kind"] == "held_out"]
     assert [r["held_counts"] for r in mine] == [r["held_counts"] for r in theirs]

@@ -95,6 +95,9 @@ class Picture(Encoder):
         vector = self.linear((found - self.mean.detach()) / self.std.detach())
         return Cond(vector=torch.where((keep & inputs["given"])[:, None], vector, self.null_vector.to(vector.dtype)))
 
+    def followed(self) -> list[Tensor]:
+        return [self.mean, self.std]
+
     @torch.no_grad()
     def _follow(self, found: Tensor) -> None:
         """Lets mean and deviation follow those of the statistics (B, size), at first at once.

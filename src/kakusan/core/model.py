@@ -65,6 +65,11 @@ class Encoder(Part, nn.Module, abc.ABC):
         """What a timed condition is told of falls from log-SNR lam_t to lam_s, (B,) each; nothing, by default."""
         return {}
 
+    def followed(self) -> list[Tensor]:
+        """What is no gradient's but follows the batches, as running means: processes that share a training take the
+        mean of theirs after every step. Nothing, by default."""
+        return []
+
     @abc.abstractmethod
     def forward(self, inputs: dict[str, Tensor], keep: Tensor) -> Cond:
         """Prepared inputs (B, ...); keep (B,) bool, False = the learned null in that row's place."""

@@ -128,6 +128,7 @@ def _step(live: Running) -> None:
         # a loss that is not finite makes no finite gradient, here or, once averaged, in any process
         mean.backward(torch.where(torch.isfinite(mean.detach()), 1.0, torch.nan).to(mean.dtype))
         live.gradients.finish()
+        live.ranks.level(live.followed)
     norm = nn.utils.clip_grad_norm_(live.params, live.settings.clip)
     finite = torch.isfinite(mean.detach()) & torch.isfinite(norm)
     with live.autocast():

@@ -84,6 +84,13 @@ class Ranks:
             dist.all_reduce(out, group=self._group(out))
         return out
 
+    @torch.no_grad()
+    def level(self, tensors: Iterable[Tensor]) -> None:
+        """Fill the tensors of every process with the mean of all."""
+        if self.world > 1:
+            for tensor in tensors:
+                tensor.copy_(self.total(tensor) / self.world)
+
     def begin_total(self, tensor: Tensor) -> Any:
         """Begin to add up all processes' tensors in place; ``wait()`` of what is returned ends it."""
         import torch.distributed as dist

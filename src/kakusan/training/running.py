@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kakusan.core.batch import Batch
-from kakusan.core.model import Model
+from kakusan.core.model import Encoder, Model
 from kakusan.core.rng import Rng
 from kakusan.training.ema import PowerEma
 from kakusan.training.events import Events, Log
@@ -58,6 +58,7 @@ class Running:
         self.optimiser = settings.optim.build(self.model)
         self.params = [p for g in self.optimiser.param_groups for p in g["params"]]
         self.gradients = Gradients(list(self.model.parameters()), ranks)
+        self.followed = [t for m in self.model.modules() if isinstance(m, Encoder) for t in m.followed()]
         self.ema = PowerEma(self.model, settings.ema, settings.ema_every)
         self.best: dict[str, Tensor] = {}
         self.weak: dict[str, Tensor] = {}  # the early average that autoguidance leads away from
