@@ -38,15 +38,14 @@ from kakusan.training.stop import Stop
 
 __all__ = ["METHODS", "Distilled", "distill"]
 
-# Steps; 0: the teacher's own.
-METHODS = {
+METHODS = {  # steps that a student is made for, 0: the teacher's own
     "mean-flow": 4,
     "consistency": 2,
     "progressive": 4,
     "guidance": 0,
     "shrink": 0,
     "tune": 5,
-}  # steps, 0: its own
+}
 SIZE = 0.25  # of a student that is only to be smaller
 TUNING = 3.0  # minutes, for tuning
 Tree = dict[str, Any]
@@ -255,6 +254,8 @@ def _tuned_words(found: Tuned, points: list[Point]) -> Tree:
         if made.low > own.high:
             return {"kept": False, "words": f"no gain: {words}; but {compared}: nothing was changed"}
         words += f"; {compared}"
+    else:
+        words += "; nearer ends are not always better pictures: with DATA the Fréchet distance decides too"
     return {"kept": True, "words": words}
 
 
