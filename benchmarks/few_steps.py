@@ -3,11 +3,12 @@
     python benchmarks/few_steps.py MODEL DATA [MODEL DATA ...] --out OUT [--minutes 15] [--count 1000] [--seeds 3]
         [--set training.clock=processor training.precision=bf16]
 
-For every teacher: its Fréchet distance at 50, 20, 8 and 5 steps, and at 2, 4, 5 and 8 with learned times and weights
+For every teacher: its Fréchet distance at 50, 20, 8 and 5 steps, and at 2, 4, 5, 6 and 8 with learned times and weights
 (tuning takes the minutes that it takes by default); then a student of each method, trained for a quarter of
-``--minutes`` (the teacher's own, where its file says them): one with the guidance inside at the teacher's steps, and
-tuned, the others at 1, 2 and 4 steps. The same seeds and pictures for all: --seeds sets of --count samples, whose
-distances are averaged. OUT/NAME/few-steps.json grows by one row a way; what is there is not measured again.
+``--minutes`` (the teacher's own, where its file says them): one with the guidance inside, where the teacher has any,
+at the teacher's steps and tuned, the others at 1, 2 and 4 steps. The same seeds and pictures for all: --seeds sets of
+--count samples, whose distances are averaged. OUT/NAME/few-steps.json grows by one row a way; what is there is not
+measured again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 
 import kakusan
 from kakusan.app.command.show import Progress
-from kakusan.app.deploy.fewsteps import SEED, Judge
+from kakusan.app.deploy.fewsteps import SEED, Judge, branches
 from kakusan.app.deploy.student import opened
 from kakusan.app.draw.loaded import Loaded
 from kakusan.app.judge.reference import pictures_of
@@ -86,7 +87,8 @@ def ways(
 
     yield from drawn("teacher", teacher, TEACHER)
     yield from tuned("tuned", teacher)
-    if any(wanted(f"{name}, {n} steps") for name in ("guidance", "guidance-tuned") for n in {*TEACHER, *TUNED}):
+    names = [f"guidance, {n} steps" for n in TEACHER] + [f"guidance-tuned, {n} steps" for n in TUNED]
+    if branches(kakusan.load(teacher).model) > 1 and any(wanted(name) for name in names):
         yield from drawn("guidance", student("guidance", None), TEACHER)
         yield from tuned("guidance-tuned", folder / "guidance" / "model.safetensors")
     for method in ("consistency", "mean-flow"):

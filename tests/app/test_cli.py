@@ -52,7 +52,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
-    """Under 0.3 s of processor time on a machine that is not busy (0.35 beside other tests on a slow one, measured)."""
+    """Under 0.3 s of processor time, which is the wall time on a machine that is not busy with something else."""
     code = """
 import sys
 from kakusan.app.cli import main
@@ -70,7 +70,7 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0 and done.stderr.strip() == "[]"
-    assert min(took) < 0.6, f"kakusan --help took {min(took):.2f} s"
+    assert min(took) < 0.3, f"kakusan --help took {min(took):.2f} s"
 
 
 def test_help_lists_the_verbs_there_are(capsys):

@@ -307,9 +307,12 @@ def test_guidance_inside_costs_one_evaluation_a_step_and_can_be_tuned(trained, t
     assert [mine[n] for n in ("solver", "grid", "steps")] == [theirs[n] for n in ("solver", "grid", "steps")]
     assert sampler.evaluations(model.sample(1, label="disc")[0].recipe) == mine["steps"]
     objective = recipe.read(tmp_path / "out" / "recipe.toml")["training"]["objective"]
-    assert objective["kind"] == "objective/imitation" and objective["guidance"] == 2.0 < objective["autoguidance"] + 1
+    assert objective["kind"] == "objective/imitation"
+    assert objective["guidance"] == 2.0 and objective["autoguidance"] == theirs["autoguidance"] > 1
     tuned = kakusan.distill(done.path, method="tune", steps=3, minutes=0.05, out=tmp_path / "tuned")
-    assert tuned.result["before"] > 0
+    assert tuned.result["kept"] and tuned.result["after"] < tuned.result["before"]
+    assert "with DATA the Fréchet distance decides too" in tuned.result["words"]
+    assert sampler.evaluations(tuned.load("cpu").sample(1, label="disc")[0].recipe) == 3
     with pytest.raises(KakusanError, match="draws without guidance, in one evaluation a step"):
         made((done.path, trained[1]), method="guidance")
 
