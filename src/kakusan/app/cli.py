@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
-from kakusan.app.command import cli_deploy, cli_edit, cli_judge, cli_sample
 from kakusan.app.command.aliases import spelled_out
 from kakusan.app.command.failures import guarded
 from kakusan.app.command.options import Device, Json, Labels, Model, positive
@@ -48,6 +47,75 @@ app = App(
 )
 data_app = App(name="data", help="Look at data before training: data check.", sort_key=6)
 app.command(data_app)
+
+# The verbs of other files, which are loaded when one is typed: where each stands among all, and what it does.
+VERBS = (
+    ("cli_sample", "sample", 2, "Draw samples from a model; ends with the path of grid.png."),
+    (
+        "cli_sample",
+        "vary",
+        2.4,
+        "Draw variants of a picture: noised again, and fallen from there with other seeds; ends with grid.png's path.",
+    ),
+    (
+        "cli_edit",
+        "inpaint",
+        2.5,
+        "Repaint what is white in a mask; everything else comes back to the bit. Ends with the picture's path.",
+    ),
+    (
+        "cli_edit",
+        "outpaint",
+        2.51,
+        "Extend a picture at its sides, by overlapping windows that agree; its own pixels stay to the bit.",
+    ),
+    (
+        "cli_edit",
+        "edit",
+        2.52,
+        "Draw a picture again from itself under noise, --restore what it has lost, or change it as you --instruct. "
+        "Ends with the picture's path.",
+    ),
+    ("cli_edit", "blend", 2.53, "Pictures from one to another through the noise that makes each, and a film of them."),
+    (
+        "cli_edit",
+        "upscale",
+        2.54,
+        "Enlarge pictures by a model trained with --upscale; ends with the path of the last.",
+    ),
+    (
+        "cli_judge",
+        "evaluate",
+        4.4,
+        "Say how good models are, with intervals: quality, variety, labels, likelihood, copies; ends with a report.",
+    ),
+    (
+        "cli_judge",
+        "compare",
+        4.5,
+        "Train diffusion and GANs for equal minutes, and say which is better at what; goes on where it was stopped.",
+    ),
+    (
+        "cli_judge",
+        "bench",
+        4.6,
+        "Measure how fast a model's network runs here, by engine; sample takes the fastest from then on.",
+    ),
+    (
+        "cli_deploy",
+        "distill",
+        4.55,
+        "Make a model that needs few evaluations: a tuned solver, or a student; ends with its path.",
+    ),
+    (
+        "cli_deploy",
+        "export",
+        4.7,
+        "Write a model for another runtime, checked against PyTorch; ends with the path of the folder.",
+    ),
+)
+for _home, _verb, _place, _words in VERBS:
+    app.command(f"kakusan.app.command.{_home}:{_verb}", name=_verb, help=_words, sort_key=_place)
 
 Captions = Annotated[str | None, Parameter(help="auto, or none: leave captions beside pictures unread.")]
 
@@ -219,20 +287,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(words: list[str]) -> int:
     """Parse, call with standard output kept clean, print."""
     command, bound, _ = app.parse_args(spelled_out(app, words) or ["--help"], exit_on_error=False, print_error=False)
-    if not isinstance(command, App) and command in _VERBS:
-        with contextlib.redirect_stdout(sys.stderr):
-            outcome = command(*bound.args, **bound.kwargs)
-        if not outcome.silent:
-            print_outcome(outcome, bool(bound.arguments.get("json")))
-        return outcome.code
-    command(*bound.args, **bound.kwargs)  # --help, --version
-    return 0
-
-
-_VERBS = (
-    train, resume, info, doctor, check, reproduce, *cli_sample.register(app),
-    *cli_edit.register(app), *cli_judge.register(app), *cli_deploy.register(app),
-)  # fmt: skip
+    if isinstance(getattr(command, "__self__", command), App):  # --help, --version: the parser's own
+        command(*bound.args, **bound.kwargs)
+        return 0
+    with contextlib.redirect_stdout(sys.stderr):
+        outcome = command(*bound.args, **bound.kwargs)
+    if not outcome.silent:
+        print_outcome(outcome, bool(bound.arguments.get("json")))
+    return outcome.code
 
 
 def _trained(done: Any, progress: Any) -> Outcome:

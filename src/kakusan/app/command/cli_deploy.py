@@ -1,17 +1,16 @@
-"""The verbs that make a model quick or take it elsewhere: distill, export; heavy imports wait until one runs."""
+"""The verbs that make a model quick or take it elsewhere: distill, export (loaded when typed, ``cli.VERBS``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from kakusan.app.command.options import Device, Json, Labels, Model, numbers, positive
 from kakusan.app.command.outcome import Outcome
 
-__all__ = ["register"]
+__all__ = ["distill", "export"]
 
 
 def distill(
@@ -50,7 +49,6 @@ def distill(
     device: Device = "auto",
     json: Json = False,
 ) -> Outcome:
-    """Make a model that needs few evaluations: a tuned solver, or a student; ends with its path."""
     from kakusan.app.command.show import Progress
     from kakusan.app.deploy.distil import distill as work
 
@@ -89,7 +87,6 @@ def export(
     labels: Labels = None,
     json: Json = False,
 ) -> Outcome:
-    """Write a model for another runtime, checked against PyTorch; ends with the path of the folder."""
     positive("--steps", steps)
     positive("--size", size)
     from kakusan.app.command.show import Progress
@@ -104,14 +101,3 @@ def export(
     said = {"path": str(done.path), "files": done.files, "checked": done.checked.dict()}
     said |= {"int8": dict(done.int8)} if done.int8 else {}
     return Outcome(said, text=done.words(), path=done.path)
-
-
-def register(app: App) -> tuple[Callable[..., Outcome], ...]:
-    """Add the verbs to the command line; returns them."""
-    verbs: tuple[tuple[Callable[..., Outcome], float], ...] = (
-        (distill, 4.55),
-        (export, 4.7),
-    )
-    for verb, place in verbs:
-        app.command(verb, sort_key=place)
-    return tuple(verb for verb, _ in verbs)

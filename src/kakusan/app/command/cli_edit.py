@@ -1,4 +1,4 @@
-"""The editing verbs of the command line: inpaint, outpaint, edit, blend, upscale; heavy imports wait until one runs."""
+"""The editing verbs: inpaint, outpaint, edit, blend, upscale (loaded when typed, ``cli.VERBS``)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from kakusan.app.command.options import Device, Json, Lora, Model, conditions, positive
 from kakusan.app.command.outcome import Outcome
 from kakusan.part import KakusanError
 from kakusan.training.stop import Stop
 
-__all__ = ["register"]
+__all__ = ["blend", "edit", "inpaint", "outpaint", "upscale"]
 
 Picture = Annotated[Path, Parameter(help="A picture file.")]
 Prompt = Annotated[str | None, Parameter(help="What to draw, for models that read text.")]
@@ -72,7 +72,6 @@ def inpaint(
     device: Device = "auto",
     json: Json = False,
 ) -> Outcome:
-    """Repaint what is white in a mask; everything else comes back to the bit. Ends with the picture's path."""
 
     def work(loaded: Any, told: dict[str, Any]) -> Any:
         return loaded.inpaint(
@@ -112,7 +111,6 @@ def outpaint(
     device: Device = "auto",
     json: Json = False,
 ) -> Outcome:
-    """Extend a picture at its sides, by overlapping windows that agree; its own pixels stay to the bit."""
 
     def work(loaded: Any, told: dict[str, Any]) -> Any:
         return loaded.outpaint(
@@ -160,8 +158,6 @@ def edit(
     device: Device = "auto",
     json: Json = False,
 ) -> Outcome:
-    """Draw a picture again from itself under noise, --restore what it has lost, or change it as you --instruct. Ends
-    with the picture's path."""
     if instruct is not None:
         for flag, value in (("--strength", strength), ("--restore", restore), ("a prompt", prompt)):
             if value is not None:
@@ -207,7 +203,6 @@ def blend(
     device: Device = "auto",
     json: Json = False,
 ) -> Outcome:
-    """Pictures from one to another through the noise that makes each, and a film of them."""
 
     def work(loaded: Any, told: dict[str, Any]) -> Any:
         return loaded.blend(first, second, frames=count, resize=resize, **told)
@@ -233,7 +228,6 @@ def upscale(
     device: Device = "auto",
     json: Json = False,
 ) -> Outcome:
-    """Enlarge pictures by a model trained with --upscale; ends with the path of the last."""
 
     def work(loaded: Any, told: dict[str, Any]) -> Any:
         named = {name: told[name] for name in ("steps", "batch", "progress", "stop")}
@@ -242,14 +236,6 @@ def upscale(
 
     told = _told(None, None, None, steps, None, batch, count)
     return _done(model, None, device, out, recipe, count * (1 + len(images)), told, work, "enlarging")
-
-
-def register(app: App) -> tuple[Callable[..., Outcome], ...]:
-    """Add the verbs to the command line; returns them."""
-    verbs = (inpaint, outpaint, edit, blend, upscale)
-    for place, verb in enumerate(verbs):
-        app.command(verb, sort_key=2.5 + place / 100)
-    return verbs
 
 
 def _told(

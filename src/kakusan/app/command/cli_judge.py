@@ -1,18 +1,17 @@
-"""The measuring verbs of the command line: evaluate, compare, bench; heavy imports wait until one runs."""
+"""The measuring verbs: evaluate, compare, bench (loaded when typed, ``cli.VERBS``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from kakusan.app.command.options import Device, Json, Labels, Model, positive
 from kakusan.app.command.outcome import Outcome, printed, table
 from kakusan.part import KakusanError
 
-__all__ = ["register"]
+__all__ = ["bench", "compare", "evaluate"]
 
 
 def evaluate(
@@ -45,7 +44,6 @@ def evaluate(
     device: Device = "auto",
     json: Json = False,
 ) -> Outcome:
-    """Say how good models are, with intervals: quality, variety, labels, likelihood, copies; ends with a report."""
     if len(models_and_data) < 2:
         raise KakusanError("give a model and the pictures to judge it by: kakusan evaluate MODEL DATA")
     from kakusan.app.command.show import Progress
@@ -86,7 +84,6 @@ def compare(
     clock: Annotated[str, Parameter(help="wall, or processor: minutes that other work does not shorten.")] = "wall",
     json: Json = False,
 ) -> Outcome:
-    """Train diffusion and GANs for equal minutes, and say which is better at what; goes on where it was stopped."""
     from kakusan.app.command.show import Progress
     from kakusan.app.judge.compare import compare as work
 
@@ -111,7 +108,6 @@ def bench(
     compile: Annotated[bool, Parameter(show_default=False, help="Also torch.compile, which takes a minute.")] = False,
     json: Json = False,
 ) -> Outcome:
-    """Measure how fast a model's network runs here, by engine; sample takes the fastest from then on."""
     for each in batch or []:
         positive("--batch", each)
     positive("--size", size)
@@ -121,15 +117,3 @@ def bench(
     with Progress() as progress:
         found = work.bench(model, batch=batch, size=size, compile=compile, progress=progress)
     return Outcome(found.dict(), text=printed(lambda console: work.show(found, console)))
-
-
-def register(app: App) -> tuple[Callable[..., Outcome], ...]:
-    """Add the verbs to the command line; returns them."""
-    verbs: tuple[tuple[Callable[..., Outcome], float], ...] = (
-        (evaluate, 4.4),
-        (compare, 4.5),
-        (bench, 4.6),
-    )
-    for verb, place in verbs:
-        app.command(verb, sort_key=place)
-    return tuple(verb for verb, _ in verbs)

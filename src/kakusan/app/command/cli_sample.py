@@ -1,15 +1,15 @@
-"""The drawing verbs of the command line: sample, vary; heavy imports wait until one runs."""
+"""The drawing verbs: sample, vary (loaded when typed, ``cli.VERBS``)."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from kakusan.app.command.options import Device, Json, Lora, Model, conditions, numbers, positive, weights
 from kakusan.app.command.outcome import Outcome
@@ -19,7 +19,7 @@ from kakusan.training.stop import Stop
 if TYPE_CHECKING:
     from kakusan.app.draw.loaded import Loaded
 
-__all__ = ["register"]
+__all__ = ["sample", "vary"]
 
 Guidance = Annotated[
     list[str] | None, Parameter(help="How strictly to follow conditions, 1 is none; or NAME=WEIGHT, may be repeated.")
@@ -68,7 +68,6 @@ def sample(
     ] = "auto",
     json: Json = False,
 ) -> Outcome:
-    """Draw samples from a model; ends with the path of grid.png."""
     for name, value in (("-n", count), ("--steps", steps), ("--size", size), ("--batch", batch)):
         positive(name, value)
     if out.exists() and not out.is_dir():
@@ -172,7 +171,6 @@ def vary(
     device: Device = "auto",
     json: Json = False,
 ) -> Outcome:
-    """Draw variants of a picture: noised again, and fallen from there with other seeds; ends with grid.png's path."""
     if not 1 <= len(model_and_image) <= 2:
         raise KakusanError("give a picture, or a model and a picture: kakusan vary [MODEL] IMAGE")
     if subtle and strong:
@@ -210,13 +208,6 @@ def vary(
     grid = next((p for p in paths if p.stem == "grid"), paths[-1])
     data = {"path": str(grid), "files": [str(p) for p in paths], "interrupted": len(samples) < count}
     return Outcome(data, path=grid, code=130 if len(samples) < count else 0)
-
-
-def register(app: App) -> tuple[Callable[..., Outcome], ...]:
-    """Add the verbs to the command line; returns them."""
-    app.command(sample, sort_key=2)
-    app.command(vary, sort_key=2.4)
-    return sample, vary
 
 
 @contextlib.contextmanager
