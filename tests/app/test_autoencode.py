@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -211,14 +212,27 @@ def test_bad_input_is_one_clear_line(data, trained, latent, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_finished_run_in_a_latent_goes_on_in_the_same_one(data, trained, latent, tmp_path, monkeypatch):
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(facade, "train", lambda path, **given: asked.update(given))
+@pytest.mark.parametrize("state", [True, False])
+def test_a_finished_run_in_a_latent_goes_on_in_the_same_one(trained, latent, tmp_path, state):
+    """With its state where it ended, without it from the weights; an autoencoder's run too."""
     for run in (latent, trained):
-        facade.resume(run, minutes=1.0, progress=QUIET["progress"])
-        assert asked["autoencoder"] == (run == trained) and asked["start"] == run
-        assert asked["latent"] == (None if run == trained else run / "autoencoder.safetensors")
+        own = Path(shutil.copytree(run, tmp_path / run.name))
+        if not state:
+            shutil.rmtree(own / "state")
+        more = facade.resume(own, minutes=0.03, progress=QUIET["progress"])
+        steps = load_info(own)["training"]["steps"]
+        assert more.path is not None and (more.summary["steps"] > steps) == state
+        if run == latent:
+            one, other = (load(r, "cpu").domain for r in (own, more.path))
+            assert one.spec() == other.spec()
+            assert all(torch.equal(t, other.state_dict()[name]) for name, t in one.state_dict().items())
+        else:
+            assert read_info(more.path)["spec"]["kind"] == read_info(own / "model.safetensors")["spec"]["kind"]
     assert json.loads((latent / "environment.json").read_text("utf-8"))["latent"]["from"] == str(trained)
+
+
+def load_info(run: Path) -> dict[str, Any]:
+    return dict(read_info(run / "model.safetensors")["info"])
 
 
 def test_a_student_of_a_latent_model_carries_the_same_autoencoder(data, latent, tmp_path):

@@ -11,7 +11,7 @@ from kakusan.core.objective import EDM, Denoising, LogNormal
 from kakusan.part import KakusanError
 from kakusan.training.adversarial import Adversarial
 from kakusan.training.optim import AdamW
-from kakusan.training.schedule import CLOCKS, Clock, readings
+from kakusan.training.schedule import CLOCKS, Clock, due, passed, readings
 from kakusan.training.settings import Training
 
 
@@ -34,3 +34,12 @@ def test_a_clock_that_does_not_exist_is_refused():
     ):
         with pytest.raises(KakusanError, match="clock='sun': choose one of wall, processor"):
             made()
+
+
+@pytest.mark.parametrize(("total", "points", "power"), [(100, 12, 2.0), (43, 4, 2.0), (97, 10, 1.0), (5, 12, 1.0)])
+def test_what_has_passed_at_a_step_is_what_a_run_of_that_length_has_acted_on(total, points, power) -> None:
+    done = 0
+    for step in range(total + 1):
+        assert passed(step, total, points, power) == done, step
+        while due(step, total, points, done, power):
+            done += 1

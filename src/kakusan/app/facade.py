@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from kakusan.app.command.show import Progress
 from kakusan.app.draw.loaded import Loaded, Sample, load, pick_device
 from kakusan.app.draw.samples import reproduce, save_samples
 from kakusan.app.draw.shipped import summary
-from kakusan.app.train import autoencode, finetune, keeping, planned, rundir
+from kakusan.app.train import autoencode, finetune, keeping, longer, planned, rundir
 from kakusan.app.train import recipe as recipes
 from kakusan.app.train.latent import read_latent
 from kakusan.app.train.project import Project, open_project
@@ -217,7 +217,9 @@ def _opened(
 def resume(run: str | Path, *, minutes: float | None = None, progress: Progress | None = None) -> Trained:
     """Continue an interrupted run, exactly as it would have gone on; with ``minutes``, train a finished run for longer.
 
-    Longer training of a finished run is a new run, RUN-2, which starts from its weights.
+    Longer training of a finished run is a new run, RUN-2: a copy that goes on where the run ended, with its optimiser
+    and averages, at the learning rate of a run of the whole length; on other pictures than it ended with, or where its
+    ``state`` is gone, it starts from the weights alone.
     """
     begun = readings()
     with join() as ranks, progress or Progress() as given_progress:
@@ -227,26 +229,36 @@ def resume(run: str | Path, *, minutes: float | None = None, progress: Progress 
             from kakusan.app.deploy.student import resume_student
 
             return resume_student(folder, tree, about, shown, begun)
-        if finished:
-            return _longer(folder, tree, minutes or 0, shown)
         device = pick_device(ranks.device(str(about.get("device", "auto"))))
-        if about.get("autoencoder"):
-            project = _opened(tree["data"], shown, tree["model"]["domain"], ranks)
+        project = _reopened(folder, tree, about, device, shown, ranks)
+        if finished:
+            on = ranks.lead(lambda: _lengthened(folder, tree, about, project, minutes or 0, shown))
+            if on is None:
+                return _anew(folder, tree, minutes or 0, shown)
+            folder = RunDir(Path(on))
+            tree = ranks.lead(lambda: recipes.read(folder.recipe))
+        else:
             ranks.lead(lambda: same_data(folder, tree, about, project))
+        if about.get("autoencoder"):
             return autoencode.go(folder, project, tree, device, shown, True, begun, about.get("from"), ranks)
-        latent = read_latent(folder.autoencoder, device) if about.get("latent") else None
-        encoders, alone = tree["model"].get("encoders"), bool(tree["training"].get("adapters"))
-        known = encoders if "base" in about else None
         start = about["base"]["file"] if "base" in about else about.get("from")
-        project = _opened(tree["data"], shown, tree["model"]["domain"], ranks, latent, known, alone)
-        ranks.lead(lambda: same_data(folder, tree, about, project))
         return go(folder, project, tree, device, shown, True, begun, start, ranks, bool(about.get("snapshots")))
+
+
+def _reopened(folder: RunDir, tree: Tree, about: Tree, device: torch.device, shown: Progress, ranks: Ranks) -> Project:
+    """The data of a run as it saw them: through its own domain, in its own latent, with the conditions it has."""
+    domain = tree["model"]["domain"]
+    if about.get("autoencoder"):
+        return _opened(tree["data"], shown, domain, ranks)
+    latent = read_latent(folder.autoencoder, device) if about.get("latent") else None
+    known = tree["model"].get("encoders") if "base" in about else None
+    return _opened(tree["data"], shown, domain, ranks, latent, known, bool(tree["training"].get("adapters")))
 
 
 def _begun(folder: RunDir, minutes: float | None) -> list[Any]:
     """A run's recipe, whether it is finished, and what it was begun on; refused where ``minutes`` do not fit that."""
     run = rundir.existing(folder.path).path
-    about = _environment(folder)
+    about = folder.about()
     student = about.get("distilled") or {}
     awaited = bool(student.get("count")) and not (run / "few-steps.html").is_file()
     made = folder.model.is_file() or folder.lora.is_file()
@@ -270,32 +282,35 @@ def same_data(folder: RunDir, tree: Tree, about: dict[str, Any], project: Projec
         )
 
 
-def _longer(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trained:
-    number = 2
-    while folder.path.with_name(f"{folder.path.name}-{number}").exists():
-        number += 1
-    out = folder.path.with_name(f"{folder.path.name}-{number}")
-    shown.note(f"{folder.path} is finished and stays as it is; {out} goes on from its weights")
+def _lengthened(
+    folder: RunDir, tree: Tree, about: Tree, project: Project, minutes: float, shown: Progress
+) -> str | None:
+    """Where the finished run goes on; None where it can not, and why is said."""
+    if about.get("data", project.cache.fingerprint) != project.cache.fingerprint:
+        shown.note(f"the pictures in {tree['data']['path']} are not those that {folder.path} ended with")
+        return None
+    on = longer.lengthen(folder, tree, minutes, shown)
+    if on is None:
+        shown.note(f"{folder.path / 'state'} is gone, and with it the optimiser and the averages")
+    return None if on is None else str(on.path)
+
+
+def _anew(folder: RunDir, tree: Tree, minutes: float, shown: Progress) -> Trained:
+    """A new training that starts from the finished one's weights."""
+    out = longer.beside(folder)
+    shown.note(f"{folder.path} is finished and stays as it is; {out} starts from its weights")
     same = (
         "labels", "captions", "fit", "flip", "size", "upscale", "masks", "control", "pairs", "style_image",
         "prompt", "label", "keep",
     )  # fmt: skip
     data = {k: tree["data"].get(k) for k in same}
     again = [f"data.{k}={v}" for k in ("fields", "held_out") if (v := tree["data"].get(k)) not in (None, "", [])]
-    about = _environment(folder)
+    again += [f"training.clock={tree['training'].get('clock', 'wall')}"]
+    about = folder.about()
     return train(
         tree["data"]["path"], minutes=minutes, out=out, start=folder.path, lora=0, progress=shown, overrides=again,
         autoencoder=bool(about.get("autoencoder")), latent=folder.autoencoder if about.get("latent") else None, **data,
     )  # fmt: skip
-
-
-def _environment(folder: RunDir) -> dict[str, Any]:
-    """What the run was begun on; an empty table where that is not known."""
-    try:
-        found = json.loads(folder.environment.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def model_info(model: str | Path) -> dict[str, Any]:

@@ -144,7 +144,8 @@ def _record(live: Running) -> None:
     """Fetch what the device has added up since the last row: the one wait of the loop."""
     filled = live.step - live.logged_at[0]
     first = live.step - filled
-    norms = live.norms[:filled].tolist()
+    at = first % live.settings.log_every  # not 0 where a run that goes on for longer had ended between two rows
+    norms = live.norms[at : at + filled].tolist()
     means, counts = live.meter.read()
     good = [n for n in norms if n != float("inf")]
     seen = sum(counts)

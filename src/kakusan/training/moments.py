@@ -9,10 +9,12 @@ import torch
 from kakusan.training.machine import seeded, wait
 from kakusan.training.running import Running
 from kakusan.training.schedule import due
+from kakusan.training.settings import Training
 
-__all__ = ["choose", "decide", "evaluate", "preview", "set_aside"]
+__all__ = ["choose", "decide", "evaluate", "evaluation_points", "preview", "set_aside"]
 
 EVALUATION_SHARE = 0.03  # of the run's time
+PREVIEW_POWER = 2.0  # previews are closer together early, when more changes
 BEST_MARGIN = 0.01  # the best point is shipped only when it is this much better than the end
 
 
@@ -38,7 +40,7 @@ def set_aside(live: Running) -> None:
 
 def evaluate(live: Running) -> bool:
     """The held-out evaluation, when due; False when asked to stop on the way (it is done again on resume)."""
-    total, points = live.schedule.total, _evaluation_points(live)
+    total, points = live.schedule.total, evaluation_points(live.settings, live.schedule.total)
     if live.watch is None or not due(live.step, total, points, live.evaluations):
         return True
     if not live.watch.count:
@@ -63,7 +65,7 @@ def evaluate(live: Running) -> bool:
 def preview(live: Running) -> bool:
     """Samples of the averaged weights, when they are due; False when asked to stop on the way."""
     points, asked = live.settings.previews, live.previews
-    while due(live.step, live.schedule.total, points, live.previews, power=2.0):
+    while due(live.step, live.schedule.total, points, live.previews, PREVIEW_POWER):
         live.previews += 1
     if live.previews == asked:
         return True
@@ -119,11 +121,12 @@ def _seconds(live: Running) -> tuple[float, float]:
     saves = 1 + left / (60 * live.settings.checkpoint_minutes)
     aside = live.clock.ahead("save", saves) + live.clock.ahead("preview", live.settings.previews - live.previews)
     if live.watch:
-        aside += live.clock.ahead("evaluate", _evaluation_points(live) - live.evaluations + len(live.ema.widths))
+        aside += live.clock.ahead(
+            "evaluate", evaluation_points(live.settings, live.schedule.total) - live.evaluations + len(live.ema.widths)
+        )
     return max(0.0, left - aside), live.clock.look(live.step)
 
 
-def _evaluation_points(live: Running) -> int:
+def evaluation_points(settings: Training, total: int | None) -> int:
     """At most the settings' number, and so few that two batches of a third of a step each stay within the share."""
-    total = live.schedule.total or 1
-    return min(live.settings.evaluations, max(1, int(EVALUATION_SHARE * total * 1.5)))
+    return min(settings.evaluations, max(1, int(EVALUATION_SHARE * (total or 1) * 1.5)))

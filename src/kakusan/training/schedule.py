@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["CLOCKS", "SHAPES", "Clock", "Schedule", "due", "processor", "readings"]
+__all__ = ["CLOCKS", "SHAPES", "Clock", "Schedule", "due", "passed", "processor", "readings"]
 
 
 def processor() -> float:
@@ -157,3 +157,8 @@ def due(step: int, total: int | None, points: int, done: int, power: float = 1.0
     if total is None or done >= points or step == 0:
         return False
     return step >= total * ((done + 1) / points) ** power
+
+
+def passed(step: int, total: int, points: int, power: float = 1.0) -> int:
+    """How many of those moments a run of ``total`` steps has acted on when it comes to this step."""
+    return sum(step - 1 >= total * ((done + 1) / points) ** power for done in range(points))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import platform
 import sys
@@ -69,6 +70,14 @@ class RunDir:
     @property
     def environment(self) -> Path:
         return self.path / "environment.json"
+
+    def about(self) -> dict[str, Any]:
+        """What the run was begun on; an empty table where that is not known."""
+        try:
+            found = json.loads(self.environment.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 def fresh(out: str | Path | None, data: str | Path) -> RunDir:
