@@ -117,15 +117,15 @@ def test_an_addition_that_is_stopped_goes_on(finished, tmp_path, monkeypatch):
 
     def stopped(live):
         step(live)
-        if live.step == STEPS + 4:
+        if live.step == STEPS + 1:
             monkeypatch.setattr(live, "stop", lambda: True)
             stops.append(live.step)
 
     monkeypatch.setattr(loop, "_step", stopped)
-    assert told(run, 0.05)[0].interrupted and stops == [STEPS + 4]
+    assert told(run, 0.05)[0].interrupted and stops == [STEPS + 1]
     monkeypatch.setattr(loop, "_step", step)
     done = facade.resume(tmp_path / "run-2", progress=QUIET)
-    assert done.path is not None and done.summary["steps"] > STEPS + 4
+    assert done.path is not None and done.summary["steps"] > STEPS + 1
 
 
 def test_without_its_state_or_with_other_pictures_it_starts_from_the_weights(data, finished, tmp_path):
