@@ -292,6 +292,9 @@ def test_bad_input_is_one_line(model, data, trained, tmp_path, capsys):
     ):
         with pytest.raises(KakusanError, match=said):
             cli._run([*edit, *words])
+    with pytest.raises(KakusanError, match="--instruct is empty"):
+        cli._run([*edit, "--instruct", " "])
+    assert "prompt" not in capsys.readouterr().err  # no model is loaded that would remark on it
     plain = load_model(trained["pixels"] / "model.safetensors")[0]
     encoders = {"prompt": plain.encoder("prompt")}
     bare = Loaded(type(plain)(plain.denoiser, plain.domain, encoders, plain.defaults), {})

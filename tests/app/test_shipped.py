@@ -113,6 +113,8 @@ def test_upscale_alone_means_the_model_that_ships_for_it(models, capsys):
     assert cli._run(["sample", "tiny", "-n", "1", "--out", "out", "--upscale"]) == 0
     made = read_recipe(Path("out/seed-000000.png"))
     assert made is not None and made["upscaled"]["file"] == "tiny-upscale" and made["file"] == "tiny"
+    Path("auto").mkdir()  # a folder of that name is not what was meant
+    assert shipped.upscaler("tiny", "auto") == "tiny-upscale"
     with pytest.raises(KakusanError, match=r"--upscale: no model ships that enlarges what ./mine draws"):
         shipped.upscaler("./mine", "auto")
     assert shipped.upscaler("./mine", "x4") == "x4"

@@ -162,6 +162,10 @@ def edit(
         for flag, value in (("--strength", strength), ("--restore", restore), ("a prompt", prompt)):
             if value is not None:
                 raise KakusanError(f"--instruct {instruct!r} and {flag} {value}: give one of the two")
+        if not instruct.strip():  # before a model is loaded that would remark on a prompt
+            from kakusan.app.edit.instruct import EMPTY
+
+            raise KakusanError(EMPTY)
     elif image_guidance is not None:
         raise KakusanError(f"--image-guidance {image_guidance:g}: goes with --instruct")
     if restore is not None and (strength is not None or resize):

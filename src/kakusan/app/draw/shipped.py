@@ -30,8 +30,9 @@ def called(path: str | Path | None) -> str:
 
 
 def upscaler(model: str, wanted: str) -> str:
-    """The model that enlarges samples of ``model``: ``wanted``, or where that is "auto" the one that ships for it."""
-    if wanted != "auto" or Path(wanted).exists():
+    """The model that enlarges samples of ``model``: ``wanted``, or where that is "auto" the one that ships for it (a
+    file of that name is ./auto)."""
+    if wanted != "auto":
         return wanted
     found = f"{model}-upscale"
     if found not in shipped():

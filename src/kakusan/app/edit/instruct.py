@@ -23,7 +23,9 @@ from kakusan.training.pairs import SOURCE
 if TYPE_CHECKING:
     from kakusan.app.draw.loaded import Loaded
 
-__all__ = ["instruct"]
+__all__ = ["EMPTY", "instruct"]
+
+EMPTY = '--instruct is empty: say what to change, as --instruct "make it flat"'
 
 
 def instruct(
@@ -72,7 +74,7 @@ def _possible(loaded: Loaded, told: object) -> None:
             "one that does: kakusan train PICTURES --pairs pairs.jsonl"
         )
     if told is None or (isinstance(told, str) and not told.strip()):
-        raise KakusanError('--instruct is empty: say what to change, as --instruct "make it flat"')
+        raise KakusanError(EMPTY)
 
 
 def _weights(loaded: Loaded, asked: float | Mapping[str, float] | None, image: float | None) -> dict[str, float]:
