@@ -25,6 +25,7 @@ from kakusan.core.param import Karras
 from kakusan.core.process import VE
 from kakusan.core.rng import Rng
 from kakusan.core.space import Flat
+from kakusan.nets import winograd
 from kakusan.part import KakusanError
 from kakusan.training import state
 from kakusan.training.events import read_rows
@@ -65,6 +66,22 @@ def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, at: list[int])
     assert_same(tmp_path / "straight", tmp_path / "broken")
     for a, b in zip(straight.model.parameters(), broken.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_with_winograds_filtering_too_and_what_ships_is_a_plain_network(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(winograd, "CHANNELS", 8)
+    monkeypatch.setattr(winograd, "WASTE", 2.0)
+    calls: list[int] = []
+    honest = winograd.conv3x3
+    monkeypatch.setattr(winograd, "conv3x3", lambda *given: calls.append(1) or honest(*given))
+    filtered = settings(convolution="winograd")
+    straight = run(model(), Data(), filtered, tmp_path / "straight", held_out=watched())
+    assert len(calls) == 30  # one layer of the three, once a step
+    interrupted(tmp_path / "broken", [9, 17], settings=filtered)
+    assert_same(tmp_path / "straight", tmp_path / "broken")
+    direct = run(model(), Data(), settings(), tmp_path / "direct", held_out=watched())
+    assert straight.loss == pytest.approx(direct.loss, rel=1e-3)
+    assert not any(isinstance(m, winograd._Winograd) for m in straight.model.modules())
 
 
 def test_resumed_with_minutes_replays_what_the_clock_decided(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from kakusan.catalog import build
+from kakusan.core.batch import Batch
 from kakusan.core.model import Model
 from kakusan.training import plan
 from kakusan.training.plan import Facts, make, networks, noise_level
@@ -24,13 +27,15 @@ def facts(count: int = 50_000, shape=(3, 32, 32), **more) -> Facts:
 def machine(monkeypatch):
     """A made machine: a million parameters cost ``pace`` seconds a step, bf16 halves that; what was timed is kept."""
     timed: list[tuple[float, str]] = []
-    state = {"pace": 0.05, "bf16": True, "timed": timed}
+    state = {"pace": 0.05, "bf16": True, "winograd": math.inf, "timed": timed}
 
     def fake(tree, sample, device, precision):
         net = build(tree["model"]["denoiser"]["net"])
         parameters = sum(p.numel() for p in net.parameters())
         timed.append((parameters, precision))
-        return state["pace"] * parameters / 1e6 * (0.5 if precision == "bf16" and state["bf16"] else 1.0), parameters
+        share = 0.5 if precision == "bf16" and state["bf16"] else 1.0
+        share *= state["winograd"] if tree["training"].get("convolution") == "winograd" else 1.0
+        return state["pace"] * parameters / 1e6 * share, parameters
 
     monkeypatch.setattr(plan, "_timed", fake)
     return state
@@ -82,10 +87,37 @@ def test_one_disturbed_timing_does_not_choose_bf16(machine, monkeypatch):
     assert planned(facts()).training["precision"] == "fp32"
 
 
+def test_winograds_filtering_is_taken_where_it_is_faster_and_makes_room_for_a_larger_network(machine):
+    usual = planned(facts())
+    assert usual.training["convolution"] == "direct"
+    machine["winograd"] = 0.97
+    assert planned(facts()).training["convolution"] == "direct"
+    machine["winograd"] = 0.5
+    made = planned(facts())
+    assert made.training["convolution"] == "winograd" and build(made.training).convolution == "winograd"
+    assert made.figures["parameters"] > usual.figures["parameters"]
+    machine["bf16"] = True
+    assert planned(facts(), overlay=_bf16).training.get("convolution", "direct") == "direct"
+
+
+def _bf16(tree):
+    tree["training"]["precision"] = "bf16"
+    return tree
+
+
+def test_a_network_without_wide_layers_is_not_timed_with_it():
+    narrow, wide = (networks(facts(), CPU)[i] for i in (0, 2))
+    for net, able in ((narrow, False), (wide, True)):
+        tree = {"model": plan.model_spec(facts(), net), "training": plan.training_spec(facts(), 1, None, 0)}
+        tree["training"] |= {"batch": 1, "convolution": "winograd"}
+        seconds, _ = plan._timed(tree, lambda n, model: Batch(torch.zeros(n, *facts().shape)), CPU, "fp32")
+        assert math.isfinite(seconds) == able
+
+
 def test_what_the_recipe_says_is_not_chosen(machine):
     def overlay(tree):
         tree["model"]["denoiser"]["net"] |= {"width": 40, "mults": [1, 2], "attention": [1], "unshuffle": 1}
-        tree["training"]["precision"] = "fp32"
+        tree["training"] |= {"precision": "fp32", "convolution": "direct"}
         return tree
 
     made = planned(facts(), overlay=overlay)

@@ -20,6 +20,7 @@ from kakusan.core.batch import Batch
 from kakusan.core.model import Model
 from kakusan.core.objective import Objective
 from kakusan.core.rng import Rng
+from kakusan.nets import winograd
 from kakusan.part import Spec
 from kakusan.training import enlarging, instructing
 from kakusan.training.captions import PROMPT
@@ -39,6 +40,7 @@ NUMBERS = 8 << 20  # ... of so many numbers in all, at most
 GUIDANCE = 2.0  # of models with classes or captions: short training learns them weakly, and this makes up for it
 USED = 0.9  # of the time asked goes into steps, the rest into planning, previews, checks and the report
 FASTER = 1.1  # bf16 is taken where it is this much faster
+QUICKER = 1.05  # and Winograd's filtering where that is
 
 
 @dataclass(frozen=True)
@@ -244,13 +246,16 @@ def make(
             precision = tree["training"].get("precision") or _precision(tree, sample, device)
         tree["training"]["precision"] = precision
         seconds, parameters = _timed(tree, sample, device, precision)
+        if "convolution" not in tree["training"] and device.type == "cpu" and precision != "bf16":
+            seconds = _filtered(tree, sample, device, seconds)
         batch = int(tree["training"]["batch"])
         limit = tree["training"].get("minutes")
         seen = 60 * limit * USED / seconds * batch if limit else int(tree["training"].get("steps") or 1) * batch
         fits = seen >= NEED * parameters / 1e6
         row = {"parameters": parameters, "rate": batch / seconds, "seen": int(seen), "fits": fits}
         timings.append(row)
-        say(f"{parameters / 1e6:.1f}M parameters: {batch / seconds:,.0f} pictures/s in {precision}")
+        how = ", convolutions by Winograd" if tree["training"].get("convolution") == "winograd" else ""
+        say(f"{parameters / 1e6:.1f}M parameters: {batch / seconds:,.0f} pictures/s in {precision}{how}")
         if chosen is None or fits:
             chosen, figures = tree, row
         if not fits:
@@ -264,16 +269,32 @@ def make(
 def _timed(
     tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device, precision: str
 ) -> tuple[float, int]:
-    """Seconds a step and number of parameters of a candidate; those of encoders, most of them words that a picture
-    does not have, do not ask for more pictures."""
+    """Seconds a step (infinite where Winograd's filtering is asked for and no layer can have it) and number of
+    parameters of a candidate; those of encoders, most of them words that a picture does not have, do not ask for more
+    pictures."""
     with torch.random.fork_rng(devices=[]):
         model = build(tree["model"], "model")
     objective = build(tree["training"]["objective"], "training.objective")
     optim = build(tree["training"]["optim"], "training.optim")
     assert isinstance(model, Model) and isinstance(objective, Objective) and isinstance(optim, Optim)
     model.to(device).to(memory_format=torch.channels_last)
+    parameters = sum(p.numel() for p in model.denoiser.parameters())
+    if tree["training"].get("convolution") == "winograd" and not winograd.install(model.denoiser.net):
+        return math.inf, parameters
     seconds = time_steps(model, objective, optim, sample(int(tree["training"]["batch"]), model), precision)
-    return seconds, sum(p.numel() for p in model.denoiser.parameters())
+    return seconds, parameters
+
+
+def _filtered(
+    tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device, direct: float
+) -> float:
+    """Seconds a step as the convolutions of a candidate are faster, ``direct`` or by Winograd's filtering; written into
+    the tree."""
+    other = {"model": tree["model"], "training": tree["training"] | {"convolution": "winograd"}}
+    seconds = _timed(other, sample, device, tree["training"]["precision"])[0]
+    quicker = seconds * QUICKER < direct
+    tree["training"]["convolution"] = "winograd" if quicker else "direct"
+    return seconds if quicker else direct
 
 
 def _precision(tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from kakusan.core.batch import Batch
 from kakusan.core.model import Encoder, Model
 from kakusan.core.rng import Rng
+from kakusan.nets import winograd
 from kakusan.training.ema import PowerEma
 from kakusan.training.events import Events, Log
 from kakusan.training.feed import Feed, on_device
@@ -53,7 +54,10 @@ class Running:
         self.model = model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         ranks.share(self.model.state_dict().values())
         self.shadow = copy.deepcopy(self.model).eval().requires_grad_(False)
-        compiled(self.model.denoiser.net if isinstance(self.model, Model) else self.model, device)
+        net = self.model.denoiser.net if isinstance(self.model, Model) else self.model
+        compiled(net, device)
+        if settings.convolution == "winograd":
+            winograd.install(net)
         self.feed = Feed(batches, device, ranks)
         self.optimiser = settings.optim.build(self.model)
         self.params = [p for g in self.optimiser.param_groups for p in g["params"]]

@@ -9,9 +9,10 @@ from kakusan.training.ema import gamma_of
 from kakusan.training.optim import Optim
 from kakusan.training.schedule import CLOCKS, SHAPES
 
-__all__ = ["PRECISIONS", "Training"]
+__all__ = ["CONVOLUTIONS", "PRECISIONS", "Training"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
+CONVOLUTIONS = ("direct", "winograd")
 
 
 class Training(Part):
@@ -25,6 +26,8 @@ class Training(Part):
     ``reference``: pictures that the stable targets of noisy levels are means of; 0 = plain targets.
     ``weak``: the share of the run after which the average is set aside for autoguidance; 0 = never.
     ``precision``: "auto" is bf16 autocast on a GPU that has it and fp32 on a CPU.
+    ``convolution``: how 3x3 convolutions are computed in fp32 on a CPU: "direct", or "winograd" (nets.winograd) where
+    a layer is wide enough; the plan measures which is faster.
     ``clock``: what the minutes are: those on the wall, or of processor time (for fair comparisons on a busy machine).
     ``adapters``: what is trained beside the weights of a model to start from, which then stay; None = the weights.
     """
@@ -54,6 +57,7 @@ class Training(Part):
         weak: float = 0.25,
         precision: str = "auto",
         flush_denormal: bool = True,
+        convolution: str = "direct",
         clock: str = "wall",
         adapters: LoRA | None = None,
     ) -> None:
@@ -65,6 +69,7 @@ class Training(Part):
         _positive(**({"steps": steps} if steps is not None else {"minutes": minutes or 0}))
         _choice("shape", shape, tuple(SHAPES))
         _choice("precision", precision, PRECISIONS)
+        _choice("convolution", convolution, CONVOLUTIONS)
         _choice("clock", clock, tuple(CLOCKS))
         if not 0 <= cooldown <= 1:
             raise KakusanError(f"cooldown={cooldown}: it is a share of the run, between 0 and 1 (0.4 is usual)")
@@ -87,7 +92,7 @@ class Training(Part):
         self.checkpoint_minutes, self.previews, self.log_every = checkpoint_minutes, previews, log_every
         self.reference, self.weak = reference, float(weak)
         self.precision, self.flush_denormal, self.clock = precision, flush_denormal, clock
-        self.adapters = adapters
+        self.convolution, self.adapters = convolution, adapters
 
     @property
     def ship(self) -> float:
