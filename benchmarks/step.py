@@ -2,21 +2,24 @@
 
     python benchmarks/step.py [--rounds 7] [--minutes 10 | --width 64] [--batch 1 64] [--only 28] [--threads 2]
     python benchmarks/step.py --peer diffusers          the same against a UNet2DModel of about equal size
+    python benchmarks/step.py --winograd --width 80     the training step also with Winograd's filtering
 
 For pictures of 28x28x1, 32x32x3 and 64x64x4, with the network that the plan chooses for ``--minutes`` here, or the one
 of ``--width``. A training step is the loop's own: loss, backward, clipping, Muon, averages (every fourth step). A
 sampling step is one solver step of the default sampler. The rates are the machine's best of a 2048^2 fp32 product and
 of a 3x3 convolution (128 channels, channels-last), measured in the same rounds, in turns; the share is the median over
 the rounds of (GFLOP/s of the step) / (GFLOP/s of the product in that round). GFLOP are PyTorch's count of forward and
-backward; the optimiser's own products are listed apart and belong to no share.
+backward; the optimiser's own products are listed apart and belong to no share. With Winograd's filtering the GFLOP
+are those of the direct convolutions that it stands for, so that rates compare.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import torch
@@ -31,6 +34,7 @@ from kakusan.core.batch import Batch
 from kakusan.core.model import Model
 from kakusan.core.objective import Objective
 from kakusan.core.rng import Rng
+from kakusan.nets import winograd
 from kakusan.nets.layers import keep_memory, plain_attention
 from kakusan.training import plan
 from kakusan.training.ema import PowerEma
@@ -71,7 +75,7 @@ def chosen(shape: tuple[int, ...], minutes: float, width: int | None) -> tuple[M
     facts = plan.Facts(60_000, shape, 0.5, domain)
     if width is None:
 
-        def sample(count: int) -> Batch:
+        def sample(count: int, model: Model) -> Batch:
             return Batch(torch.randn(count, *shape).contiguous(memory_format=torch.channels_last))
 
         made = plan.make(facts, sample, minutes=minutes, steps=None, seed=0, device=CPU)
@@ -122,6 +126,14 @@ def training_case(model: Model, training: Training, shape: tuple[int, ...], batc
         flop = counted(learn)
     parts = {"network": learn, "clipping": clip, "optimiser": move, "averages": average}
     return Case(f"train, batch {batch}", run, batch, flop, counted(move), parts)
+
+
+def filtered_case(model: Model, training: Training, shape: tuple[int, ...], direct: Case) -> Case:
+    """The same step with Winograd's filtering where layers are wide enough for it."""
+    own = copy.deepcopy(model)
+    layers = winograd.install(own.denoiser.net)
+    case = training_case(own, training, shape, direct.pictures)
+    return replace(case, name=f"  winograd, {layers} layers", flop=direct.flop)
 
 
 def sampling_case(model: Model, shape: tuple[int, ...], batch: int) -> Case:
@@ -207,6 +219,7 @@ def main() -> None:
     parser.add_argument("--only", type=int, help="pictures of this side")
     parser.add_argument("--threads", type=int, help="threads of PyTorch")
     parser.add_argument("--peer", choices=["diffusers"], help="compare pictures a second")
+    parser.add_argument("--winograd", action="store_true", help="also train with Winograd's filtering")
     parser.add_argument("--plain-malloc", action="store_true", help="leave the allocator as it is")
     options = parser.parse_args()
     if options.threads:
@@ -225,6 +238,8 @@ def report(shape: tuple[int, ...], options: argparse.Namespace) -> None:
     model, training = chosen(shape, options.minutes, options.width)
     parameters = sum(p.numel() for p in model.parameters())
     cases = [training_case(model, training, shape, batch) for batch in options.batch]
+    if options.winograd:
+        cases += [filtered_case(model, training, shape, case) for case in list(cases)]
     cases += [sampling_case(model, shape, batch) for batch in options.batch]
     peers: list[Case] = []
     if options.peer:
@@ -251,6 +266,11 @@ def report(shape: tuple[int, ...], options: argparse.Namespace) -> None:
             f"{case.name:20s}{spent * 1e3:15.2f}{case.pictures / spent:15.1f}{case.flop:15.3f}{case.extra:15.3f}"
             f"{case.flop / spent:15.1f}{share(case, product):15.1%}{share(case, convolution):15.1%}"
         )
+    for case in cases:
+        if case.name.startswith("  winograd"):
+            direct = next(c for c in cases if c.pictures == case.pictures)
+            ratio = median(a / b for a, b in zip(direct.seconds, case.seconds, strict=True))
+            print(f"{case.name}, batch {case.pictures}: {ratio:.2f} times as fast")
     for case in cases:
         print(f"  {case.name}: {where_time_goes(case)}")
     for case, peer_case in zip(cases, peers, strict=False):
