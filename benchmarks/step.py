@@ -131,7 +131,7 @@ def training_case(model: Model, training: Training, shape: tuple[int, ...], batc
 def filtered_case(model: Model, training: Training, shape: tuple[int, ...], direct: Case) -> Case:
     """The same step with Winograd's filtering where layers are wide enough for it."""
     own = copy.deepcopy(model)
-    layers = winograd.install(own.denoiser.net)
+    layers = len(winograd.layers(winograd.install(own.denoiser.net)))
     case = training_case(own, training, shape, direct.pictures)
     return replace(case, name=f"  winograd, {layers} layers", flop=direct.flop)
 

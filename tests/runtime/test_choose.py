@@ -14,6 +14,7 @@ from kakusan.app.deploy import engines
 from kakusan.app.draw.loaded import Loaded
 from kakusan.app.draw.sampler import Request
 from kakusan.checkpoint import model_hash
+from kakusan.nets import winograd
 from kakusan.part import KakusanError
 from kakusan.runtime.choose import Timing, measure, pick, recall, remember
 from kakusan.runtime.nets import engine
@@ -94,7 +95,7 @@ def test_nothing_measured_is_eager(loaded):
     assert loaded.model.denoiser.net is net
     assert "runtime" not in loaded.sample(1, steps=2)[0].recipe
     with pytest.raises(
-        KakusanError, match="--runtime 'fast' is not known; choose one of: auto, eager, bf16, onnx, openvino"
+        KakusanError, match="--runtime 'fast' is not known; choose one of: auto, eager, winograd, bf16, onnx, openvino"
     ):
         engines.swap(loaded, "fast", Request([0]))
 
@@ -111,6 +112,20 @@ def test_bf16_is_near_and_never_taken_unasked(loaded, monkeypatch):
     for one, other in zip(before, loaded.sample(2, steps=4), strict=True):
         assert other.recipe == one.recipe | {"runtime": "bf16"}
         assert 0 < float((one.raw - other.raw).abs().max()) < 0.1
+
+
+def test_winograds_filtering_draws_the_same_and_is_refused_without_wide_layers(loaded, monkeypatch):
+    with pytest.raises(KakusanError, match="--runtime winograd: no 3x3 convolution of this network has 64 channels"):
+        engines.swap(loaded, "winograd", Request([0]))
+    monkeypatch.setattr(winograd, "CHANNELS", 8)
+    monkeypatch.setattr(winograd, "WASTE", 3.0)
+    made = model("net/unet", encoders={})
+    wide = Loaded(made, {"hash": model_hash(made)})
+    before = wide.sample(2, steps=4)
+    assert engines.swap(wide, "winograd", Request([0, 1], steps=4)) == "winograd"
+    for one, other in zip(before, wide.sample(2, steps=4), strict=True):
+        assert other.recipe == one.recipe | {"runtime": "winograd"}
+        assert 0 < float((one.raw - other.raw).abs().max()) < 1e-4
 
 
 def test_bf16_is_refused_where_the_processor_lacks_it(loaded, monkeypatch):

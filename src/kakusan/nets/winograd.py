@@ -1,11 +1,12 @@
-"""3x3 convolutions by Winograd's minimal filtering: a quarter of the products, for training on CPUs.
+"""3x3 convolutions by Winograd's minimal filtering: a quarter of the products, on CPUs.
 
 A tile of 4x4 results comes from 6x6 inputs by 36 products a pair of channels where it took 144 (Lavin & Gray 2016,
 arXiv 1509.09308, F(4x4, 3x3)): ``Y = A^T [(G g G^T) * (B^T d B)] A``, the sum over input channels being 36 matrix
 products. Both gradients are of the same form. All of it is PyTorch's own products, on as many tiles at a time as a
 cache holds. In float32 results differ from the direct ones by 1e-5 of the largest.
 
-Whether it pays depends on the machine, so ``training.plan`` measures it; layers that it can not pay for stay direct.
+Whether it pays depends on the machine: ``training.plan`` and ``kakusan bench`` measure it. Layers and sizes that it can
+not pay for stay direct.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["conv3x3", "install"]
+__all__ = ["conv3x3", "install", "layers"]
 
 SIDE = 4  # of a tile of results; its input has two more
 TILES = 256  # at a time
@@ -36,13 +37,16 @@ _A = torch.tensor(
 _GG = torch.kron(_G, _G).float()  # (36, 9): both axes of a kernel at once
 
 
-def install(net: nn.Module) -> int:
-    """Let the convolutions of ``net`` be computed so where that can pay; returns how many may be. Weights and their
-    names stay as they are."""
-    found = [m for m in net.modules() if type(m) is nn.Conv2d and _able(m)]
-    for module in found:
+def layers(net: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions of ``net`` that may be computed so: plain 3x3 ones with many channels on both sides."""
+    return [m for m in net.modules() if isinstance(m, nn.Conv2d) and type(m) in (nn.Conv2d, _Winograd) and _able(m)]
+
+
+def install(net: nn.Module) -> nn.Module:
+    """Let those convolutions of ``net`` be computed so, in place; weights and their names stay as they are."""
+    for module in layers(net):
         module.__class__ = _Winograd
-    return len(found)
+    return net
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -52,12 +56,10 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Winograd(nn.Conv2d):
-    """A convolution that is computed so while it is trained in float32 on a CPU."""
+    """A convolution that is computed so in float32 on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or not _pays(x):
-            return super().forward(x)
-        return conv3x3(x, self.weight, self.bias)
+        return conv3x3(x, self.weight, self.bias) if _pays(x) else super().forward(x)
 
 
 def _able(conv: nn.Conv2d) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from kakusan.core.batch import Cond
 from kakusan.core.denoiser import Net
 from kakusan.files import replacing
+from kakusan.nets import winograd
 from kakusan.part import KakusanError
 from kakusan.runtime import engines
 from kakusan.runtime.bundle import enter, ours
@@ -23,7 +25,7 @@ __all__ = ["ENGINES", "Call", "Swapped", "engine", "half_is_fast", "ports"]
 
 Call = Callable[[Tensor, Tensor, Cond], Tensor]
 ENGINES = {  # name -> module it needs
-    "eager": None, "bf16": None, "compiled": None, "onnx": "onnxruntime", "openvino": "openvino",
+    "eager": None, "winograd": None, "bf16": None, "compiled": None, "onnx": "onnxruntime", "openvino": "openvino",
 }  # fmt: skip
 
 
@@ -51,6 +53,8 @@ def engine(name: str, net: Net, x: Tensor, cond: Cond, file: Path, ledger: Path,
     """
     if name == "eager":
         return net, 0.0
+    if name == "winograd":
+        return _filtered(net), 0.0
     if name == "bf16":
         return _half(net), 0.0
     if name == "compiled":
@@ -71,6 +75,17 @@ def engine(name: str, net: Net, x: Tensor, cond: Cond, file: Path, ledger: Path,
         return torch.from_numpy(found)
 
     return call, time.perf_counter() - begun
+
+
+def _filtered(net: Net) -> Call:
+    """Eager with Winograd's filtering in its wide convolutions."""
+    if not winograd.layers(net):
+        raise KakusanError(
+            f"--runtime winograd: no 3x3 convolution of this network has {winograd.CHANNELS} channels or more; "
+            "leave it out"
+        )
+    own: Net = winograd.install(copy.deepcopy(net))  # type: ignore[assignment]
+    return own
 
 
 def _half(net: Net) -> Call:

@@ -279,8 +279,10 @@ def _timed(
     assert isinstance(model, Model) and isinstance(objective, Objective) and isinstance(optim, Optim)
     model.to(device).to(memory_format=torch.channels_last)
     parameters = sum(p.numel() for p in model.denoiser.parameters())
-    if tree["training"].get("convolution") == "winograd" and not winograd.install(model.denoiser.net):
-        return math.inf, parameters
+    if tree["training"].get("convolution") == "winograd":
+        if not winograd.layers(model.denoiser.net):
+            return math.inf, parameters
+        winograd.install(model.denoiser.net)
     seconds = time_steps(model, objective, optim, sample(int(tree["training"]["batch"]), model), precision)
     return seconds, parameters
 

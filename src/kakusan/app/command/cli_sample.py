@@ -64,7 +64,7 @@ def sample(
     batch: Annotated[int | None, Parameter(help="Samples at once; by default what fits memory.")] = None,
     device: Device = "auto",
     runtime: Annotated[
-        str, Parameter(help="eager, bf16, onnx or openvino; auto takes what bench found to be best.")
+        str, Parameter(help="eager, winograd, bf16, onnx or openvino; auto takes what bench found to be best.")
     ] = "auto",
     json: Json = False,
 ) -> Outcome:

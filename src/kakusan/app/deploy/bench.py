@@ -17,6 +17,7 @@ from kakusan.app.draw import sampler
 from kakusan.app.draw.loaded import load
 from kakusan.app.judge import doctor
 from kakusan.core.model import Model
+from kakusan.nets.winograd import layers
 from kakusan.runtime import choose
 from kakusan.runtime.choose import Timing
 from kakusan.runtime.nets import ENGINES, engine, half_is_fast
@@ -58,7 +59,7 @@ def bench(
         loaded = load(model, "cpu")
         shape = loaded.domain.blank(1, size=(size, size) if size else None)[0]
         net, threads = loaded.model.denoiser.net, torch.get_num_threads()
-        left = {"compiled"} if half_is_fast() else {"compiled", "bf16"}
+        left = {"compiled"} | (set() if half_is_fast() else {"bf16"}) | (set() if layers(net) else {"winograd"})
         names = [
             n for n, module in ENGINES.items() if n not in left and (not module or importlib.util.find_spec(module))
         ]

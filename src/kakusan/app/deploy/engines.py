@@ -23,7 +23,13 @@ from kakusan.training.cache import cache_root
 
 __all__ = ["LASTING", "figures_file", "figures_key", "ledger", "network_file", "noise", "swap"]
 
-LASTING = ("eager", "bf16", "onnx", "openvino")  # engines whose work outlives the process: what ``sample`` may take
+LASTING = (
+    "eager",
+    "winograd",
+    "bf16",
+    "onnx",
+    "openvino",
+)  # engines whose work outlives the process: what ``sample`` may take
 MOST = 256  # samples of one batch, at most
 
 
