@@ -19,7 +19,7 @@ from torch.nn import functional as F
 __all__ = ["conv3x3", "install", "layers"]
 
 SIDE = 4  # of a tile of results; its input has two more
-TILES = 256  # at a time
+TILES = 128  # at a time: what it takes of a cache against what each product costs beside its work
 CHANNELS = 64  # at least, on both sides: with fewer, moving the tiles costs what the products save
 WASTE = 1.2  # at most: computed results, those beyond the picture's far sides among them, over wanted ones
 
@@ -100,10 +100,9 @@ def _kernels(weight: Tensor) -> Tensor:
 
 
 def _both(matrix: Tensor, x: Tensor) -> Tensor:
-    """M d M^T of every tile: x (n, n, N) contiguous to (m, m, N), M (m, n)."""
-    n, m = x.shape[0], matrix.shape[0]
-    first = (matrix @ x.view(n, -1)).view(m, n, -1)
-    return torch.matmul(matrix, first)
+    """M d M^T of every tile: x (n, n, N) to (m, m, N), M (m, n). One axis after the other, each as n small products of
+    matrices, which several threads share (one product with the other axis in its columns they would not)."""
+    return torch.matmul(matrix, torch.matmul(matrix, x.transpose(0, 1)).transpose(0, 1))
 
 
 class _Tiles:
