@@ -11,6 +11,7 @@ import torch
 from PIL import Image as Pil
 
 from kakusan.app import cli
+from kakusan.app.command import cli_edit
 from kakusan.app.draw.loaded import Loaded
 from kakusan.app.draw.samples import reproduce
 from kakusan.app.draw.upscale import enlarged, upscale
@@ -170,4 +171,4 @@ def test_bad_input_is_one_line(upscaler, tmp_path):
         Pil.fromarray(picture(4, 4, 4)).save(folder / "same.png")
     twice = [str(f / "same.png") for f in (tmp_path, tmp_path / "there")]
     with pytest.raises(KakusanError, match="folders of their own"):
-        cli.cli_edit.upscale(str(upscaler.path), *map(Path, twice), out=tmp_path / "out")
+        cli_edit.upscale(str(upscaler.path), *map(Path, twice), out=tmp_path / "out")
