@@ -287,6 +287,17 @@ def test_every_operation_of_our_graphs_has_a_counterpart(folder):
     assert found <= set(OPERATIONS)
 
 
+def test_a_split_for_tensorflow_has_its_sizes_or_so_many_parts():
+    class Said:
+        @staticmethod
+        def split(value, sizes, axis):
+            return list(sizes), axis
+
+    x = np.zeros((2, 7, 3))
+    assert OPERATIONS["Split"](Said, [x], {"axis": 1, "num_outputs": 3}) == ([3, 3, 1], 1)
+    assert OPERATIONS["Split"](Said, [x], {"axis": -1, "num_outputs": 3}) == ([1, 1, 1], -1)
+
+
 @onnx
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs [tf]")

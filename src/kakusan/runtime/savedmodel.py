@@ -154,6 +154,16 @@ def _gelu(tf: Any, given: list[Any], attrs: Attrs) -> Any:
     return tf.nn.gelu(given[0], approximate=attrs.get("approximate") == b"tanh")
 
 
+def _split(tf: Any, given: list[Any], attrs: Attrs) -> Any:
+    """Into the sizes that are given, or into so many parts, the last of which may be smaller."""
+    axis = attrs.get("axis", 0)
+    if len(given) > 1:
+        return tf.split(given[0], _ints(given[1], "split"), axis)
+    size, count = int(given[0].shape[axis]), attrs["num_outputs"]
+    each = -(-size // count)
+    return tf.split(given[0], [each] * (count - 1) + [size - each * (count - 1)], axis)
+
+
 OPERATIONS: dict[str, Operation] = {
     "Add": lambda tf, v, a: v[0] + v[1],
     "And": lambda tf, v, a: tf.logical_and(v[0], v[1]),
@@ -182,7 +192,7 @@ OPERATIONS: dict[str, Operation] = {
     "Sin": lambda tf, v, a: tf.sin(v[0]),
     "Slice": _slice,
     "Softmax": lambda tf, v, a: tf.nn.softmax(v[0], a.get("axis", -1)),
-    "Split": lambda tf, v, a: tf.split(v[0], _ints(v[1], "split"), a.get("axis", 0)),
+    "Split": _split,
     "Sqrt": lambda tf, v, a: tf.sqrt(v[0]),
     "Squeeze": _squeeze,
     "Sub": lambda tf, v, a: v[0] - v[1],
