@@ -64,12 +64,14 @@ heavy = {"torch", "numpy", "PIL", "safetensors", "diffusers"}
 print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
     took = []
-    for _ in range(3):
+    for _ in range(6):  # the least of them: what else the machine does can only lengthen one
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = python(code)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0 and done.stderr.strip() == "[]"
+        if took[-1] < 0.3:
+            break
     assert min(took) < 0.3, f"kakusan --help took {min(took):.2f} s"
 
 
