@@ -105,13 +105,25 @@ def _bf16(tree):
     return tree
 
 
-def test_a_network_without_wide_layers_is_not_timed_with_it():
-    narrow, wide = (networks(facts(), CPU)[i] for i in (0, 2))
-    for net, able in ((narrow, False), (wide, True)):
+def test_a_network_without_wide_layers_is_not_timed_with_it(machine):
+    for net, able in ((networks(facts(), CPU)[0], False), (networks(facts(), CPU)[2], True)):
         tree = {"model": plan.model_spec(facts(), net), "training": plan.training_spec(facts(), 1, None, 0)}
-        tree["training"] |= {"batch": 1, "convolution": "winograd"}
-        seconds, _ = plan._timed(tree, lambda n, model: Batch(torch.zeros(n, *facts().shape)), CPU, "fp32")
-        assert math.isfinite(seconds) == able
+        tree["training"]["precision"] = "fp32"
+        machine["timed"].clear()
+        assert plan._filtered(tree, lambda n, model: None, CPU, 1.0) == 1.0
+        assert bool(machine["timed"]) == able and tree["training"]["convolution"] == "direct"
+
+
+def test_filtering_asked_for_is_timed_as_it_will_be_where_no_layer_can_have_it():
+    def asked(tree):
+        tree["training"] |= {"convolution": "winograd", "precision": "fp32", "batch": 1}
+        tree["model"]["denoiser"]["net"] |= {"width": 8, "heads": 1}
+        return tree
+
+    batch = Batch(torch.zeros(1, *facts().shape))
+    made = make(facts(), lambda n, m: batch, minutes=1, steps=None, seed=0, device=CPU, overlay=asked)
+    assert made.figures["pictures_per_second"] > 0 and made.figures["pictures_seen"] > 0
+    assert made.training["convolution"] == "winograd"
 
 
 def test_what_the_recipe_says_is_not_chosen(machine):

@@ -275,18 +275,23 @@ def _begun(folder: RunDir, minutes: float | None) -> list[Any]:
 
 
 def same_data(folder: RunDir, tree: Tree, about: dict[str, Any], project: Project) -> None:
-    if about.get("data", project.cache.fingerprint) != project.cache.fingerprint:
+    if _changed(about, project):
         raise KakusanError(
             f"{folder.path}: the pictures in {tree['data']['path']} are not those the run began with; "
             f"put them back as they were, or begin a new run: kakusan train {tree['data']['path']}"
         )
 
 
+def _changed(about: Tree, project: Project) -> bool:
+    """Whether the data are others than a run began with."""
+    return bool(about.get("data", project.cache.fingerprint) != project.cache.fingerprint)
+
+
 def _lengthened(
     folder: RunDir, tree: Tree, about: Tree, project: Project, minutes: float, shown: Progress
 ) -> str | None:
     """Where the finished run goes on; None where it can not, and why is said."""
-    if about.get("data", project.cache.fingerprint) != project.cache.fingerprint:
+    if _changed(about, project):
         shown.note(f"the pictures in {tree['data']['path']} are not those that {folder.path} ended with")
         return None
     on = longer.lengthen(folder, tree, minutes, shown)

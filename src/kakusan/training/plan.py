@@ -269,9 +269,8 @@ def make(
 def _timed(
     tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device, precision: str
 ) -> tuple[float, int]:
-    """Seconds a step (infinite where Winograd's filtering is asked for and no layer can have it) and number of
-    parameters of a candidate; those of encoders, most of them words that a picture does not have, do not ask for more
-    pictures."""
+    """Seconds a step and number of parameters of a candidate; those of encoders, most of them words that a picture
+    does not have, do not ask for more pictures."""
     with torch.random.fork_rng(devices=[]):
         model = build(tree["model"], "model")
     objective = build(tree["training"]["objective"], "training.objective")
@@ -280,8 +279,6 @@ def _timed(
     model.to(device).to(memory_format=torch.channels_last)
     parameters = sum(p.numel() for p in model.denoiser.parameters())
     if tree["training"].get("convolution") == "winograd":
-        if not winograd.layers(model.denoiser.net):
-            return math.inf, parameters
         winograd.install(model.denoiser.net)
     seconds = time_steps(model, objective, optim, sample(int(tree["training"]["batch"]), model), precision)
     return seconds, parameters
@@ -290,13 +287,20 @@ def _timed(
 def _filtered(
     tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device, direct: float
 ) -> float:
-    """Seconds a step as the convolutions of a candidate are faster, ``direct`` or by Winograd's filtering; written into
-    the tree."""
+    """Seconds a step as the convolutions of a candidate are faster, ``direct`` or by Winograd's filtering (not timed
+    where no layer is wide enough); written into the tree."""
+    with torch.device("meta"):
+        net = build(tree["model"]["denoiser"]["net"], "model.denoiser.net")
+    assert isinstance(net, nn.Module)
+    tree["training"]["convolution"] = "direct"
+    if not winograd.layers(net):
+        return direct
     other = {"model": tree["model"], "training": tree["training"] | {"convolution": "winograd"}}
     seconds = _timed(other, sample, device, tree["training"]["precision"])[0]
-    quicker = seconds * QUICKER < direct
-    tree["training"]["convolution"] = "winograd" if quicker else "direct"
-    return seconds if quicker else direct
+    if seconds * QUICKER >= direct:
+        return direct
+    tree["training"]["convolution"] = "winograd"
+    return seconds
 
 
 def _precision(tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device) -> str:

@@ -23,13 +23,8 @@ from kakusan.training.cache import cache_root
 
 __all__ = ["LASTING", "figures_file", "figures_key", "ledger", "network_file", "noise", "swap"]
 
-LASTING = (
-    "eager",
-    "winograd",
-    "bf16",
-    "onnx",
-    "openvino",
-)  # engines whose work outlives the process: what ``sample`` may take
+# Engines whose work outlives the process: what ``sample`` may take.
+LASTING = ("eager", "winograd", "bf16", "onnx", "openvino")
 MOST = 256  # samples of one batch, at most
 
 
