@@ -231,6 +231,13 @@ def test_a_run_is_never_overwritten_and_a_finished_one_goes_on_beside_itself(tmp
     assert more.path is not None and more.path.exists()
 
 
+@pytest.mark.parametrize("wrong", ["training.convolution=winograt", "training.clock=sun", "training.cooldown=2"])
+def test_settings_that_are_refused_leave_nothing(tmp_path, wrong):
+    with pytest.raises(KakusanError, match=wrong.split("=")[1]):
+        train(pictures(tmp_path / "data", "L"), tmp_path / "run", wrong)
+    assert not (tmp_path / "run").exists()
+
+
 def test_starting_from_a_model_starts_from_its_weights(tmp_path):
     data = pictures(tmp_path / "data", "L")
     first = train(data, tmp_path / "run", steps=30)
