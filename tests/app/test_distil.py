@@ -32,8 +32,9 @@ from kakusan.app.train.columns import columns
 from kakusan.catalog import build
 from kakusan.checkpoint import load_model, read_info
 from kakusan.evaluation.features import from_function
+from kakusan.nets import winograd
 from kakusan.part import KakusanError
-from kakusan.training import loop
+from kakusan.training import loop, plan
 from kakusan.training.stop import Stop
 
 SMALL = ["denoiser.net.width=8", "denoiser.net.blocks=1", "training.batch=8", "encoders.label.dim=8"]
@@ -265,6 +266,22 @@ def test_a_student_learns_in_bf16_where_the_processor_has_it(trained, tmp_path, 
     loaded = load(trained[0])
     ((_, tree),) = planned(loaded, opened(loaded, str(trained[1]), None, Progress()), wish)
     assert tree["training"]["precision"] == ("bf16" if able else "auto")
+
+
+def test_a_student_learns_with_fewer_products_and_so_does_its_teacher_teach(trained, tmp_path, monkeypatch):
+    """The plan is told what is faster; both networks follow it, and the teacher that was lent stays as it is."""
+    monkeypatch.setattr(winograd, "CHANNELS", 8)
+    quicker = {"winograd": 0.5}
+    monkeypatch.setattr(plan, "_timed", lambda tree, *_: (quicker.get(tree["training"].get("convolution"), 1.0), 0))
+    taught, honest = [], winograd.conv3x3
+    monkeypatch.setattr(winograd, "conv3x3", lambda x, w, b: taught.append(w.requires_grad) or honest(x, w, b))
+    student(trained, tmp_path / "student", steps=2)
+    assert recipe.read(tmp_path / "student" / "recipe.toml")["training"]["convolution"] == "winograd"
+    assert True in taught, "the student"
+    assert False in taught, "its teacher"
+    taught.clear()
+    load(trained[0], "cpu").sample(1)
+    assert not taught
 
 
 def test_classes_that_the_data_number_are_the_teachers(tmp_path):

@@ -29,7 +29,7 @@ def machine(monkeypatch):
     timed: list[tuple[float, str]] = []
     state = {"pace": 0.05, "bf16": True, "winograd": math.inf, "timed": timed}
 
-    def fake(tree, sample, device, precision):
+    def fake(tree, sample, device, precision, teacher=None):
         net = build(tree["model"]["denoiser"]["net"])
         parameters = sum(p.numel() for p in net.parameters())
         timed.append((parameters, precision))
@@ -112,6 +112,21 @@ def test_a_network_without_wide_layers_is_not_timed_with_it(machine):
         machine["timed"].clear()
         assert plan._filtered(tree, lambda n, model: None, CPU, 1.0) == 1.0
         assert bool(machine["timed"]) == able and tree["training"]["convolution"] == "direct"
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.5, "winograd"), (1.1, "direct")])
+def test_a_students_convolutions_are_settled_by_the_clock_unless_the_recipe_says(machine, share, said):
+    machine["winograd"] = share
+    of = facts()
+    tree = {"model": plan.model_spec(of, networks(of, CPU)[2]), "training": plan.training_spec(of, 1, None, 0)}
+    tree["training"]["precision"] = "fp32"
+    half = {"model": tree["model"], "training": tree["training"] | {"precision": "bf16"}}
+    told = {"model": tree["model"], "training": tree["training"] | {"convolution": "direct"}}
+    for each in (tree, half, told):
+        plan.settle_convolution(each, lambda n, m: None, CPU, None)
+    assert tree["training"]["convolution"] == said and told["training"]["convolution"] == "direct"
+    assert "convolution" not in half["training"]
+    assert len(machine["timed"]) == 2, "what is told is not timed"
 
 
 def test_filtering_asked_for_is_timed_as_it_will_be_where_no_layer_can_have_it():

@@ -11,11 +11,14 @@ not pay for stay direct.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+Net = TypeVar("Net", bound=nn.Module)
 __all__ = ["conv3x3", "install", "layers"]
 
 SIDE = 4  # of a tile of results; its input has two more
@@ -42,7 +45,7 @@ def layers(net: nn.Module) -> list[nn.Conv2d]:
     return [m for m in net.modules() if isinstance(m, nn.Conv2d) and type(m) in (nn.Conv2d, _Winograd) and _able(m)]
 
 
-def install(net: nn.Module) -> nn.Module:
+def install(net: Net) -> Net:
     """Let those convolutions of ``net`` be computed so, in place; weights and their names stay as they are."""
     for module in layers(net):
         module.__class__ = _Winograd

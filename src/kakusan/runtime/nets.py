@@ -84,8 +84,7 @@ def _filtered(net: Net) -> Call:
             f"--runtime winograd: no 3x3 convolution of this network has {winograd.CHANNELS} channels or more; "
             "leave it out"
         )
-    own: Net = winograd.install(copy.deepcopy(net))  # type: ignore[assignment]
-    return own
+    return winograd.install(copy.deepcopy(net))
 
 
 def _half(net: Net) -> Call:

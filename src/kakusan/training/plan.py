@@ -6,6 +6,7 @@ the time is taken. The rules and their constants are measured, see docs/explanat
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from kakusan.training.optim import Optim
 from kakusan.training.pairs import SOURCE
 from kakusan.training.references import STYLE
 
-__all__ = ["Facts", "Plan", "make", "time_steps"]
+__all__ = ["Facts", "Plan", "make", "settle_convolution", "time_steps"]
 
 NEED = 120_000  # pictures that a network should see for each million of its parameters
 ROUGH = 12_000  # fewer than this and shapes stay loose, whatever the network
@@ -198,7 +199,13 @@ def training_spec(facts: Facts, steps: int | None, minutes: float | None, seed: 
 
 
 def time_steps(
-    model: Model, objective: Objective, optim: Optim, batch: Batch, precision: str = "auto", rounds: int = 3
+    model: Model,
+    objective: Objective,
+    optim: Optim,
+    batch: Batch,
+    precision: str = "auto",
+    rounds: int = 3,
+    teacher: Model | None = None,
 ) -> float:
     """Least seconds of a training step after the first, which pays for set-up; the weights are spoilt by it.
 
@@ -212,7 +219,7 @@ def time_steps(
     for step in range(rounds + 1):
         begun = time.perf_counter()
         with cast():
-            loss = objective.loss(model, batch, rng, step).mean()
+            loss = objective.loss(model, batch, rng, step, teacher).mean()
         loss.backward()
         with cast():
             optimiser.step()
@@ -266,8 +273,28 @@ def make(
     )
 
 
+def settle_convolution(
+    tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device, teacher: Model
+) -> None:
+    """Write into a student's recipe how its 3x3 convolutions and its teacher's are computed, where it does not say: by
+    Winograd's filtering if a few steps on this CPU are faster so. ``sample`` as in ``make``."""
+    training = tree["training"]
+    if "convolution" in training or device.type != "cpu" or training["precision"] == "bf16":
+        return
+    with torch.device("meta"):
+        net = build(tree["model"]["denoiser"]["net"], "model.denoiser.net")
+    assert isinstance(net, nn.Module)
+    if winograd.layers(net):
+        direct = _timed(tree, sample, device, training["precision"], teacher)[0]
+        _filtered(tree, sample, device, direct, teacher)
+
+
 def _timed(
-    tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device, precision: str
+    tree: dict[str, Any],
+    sample: Callable[[int, Model], Batch],
+    device: torch.device,
+    precision: str,
+    teacher: Model | None = None,
 ) -> tuple[float, int]:
     """Seconds a step and number of parameters of a candidate; those of encoders, most of them words that a picture
     does not have, do not ask for more pictures."""
@@ -280,12 +307,18 @@ def _timed(
     parameters = sum(p.numel() for p in model.denoiser.parameters())
     if tree["training"].get("convolution") == "winograd":
         winograd.install(model.denoiser.net)
-    seconds = time_steps(model, objective, optim, sample(int(tree["training"]["batch"]), model), precision)
+        teacher = None if teacher is None else winograd.install(copy.deepcopy(teacher))
+    batch = sample(int(tree["training"]["batch"]), model)
+    seconds = time_steps(model, objective, optim, batch, precision, teacher=teacher)
     return seconds, parameters
 
 
 def _filtered(
-    tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device, direct: float
+    tree: dict[str, Any],
+    sample: Callable[[int, Model], Batch],
+    device: torch.device,
+    direct: float,
+    teacher: Model | None = None,
 ) -> float:
     """Seconds a step as the convolutions of a candidate are faster, ``direct`` or by Winograd's filtering (not timed
     where no layer is wide enough); written into the tree."""
@@ -296,7 +329,7 @@ def _filtered(
     if not winograd.layers(net):
         return direct
     other = {"model": tree["model"], "training": tree["training"] | {"convolution": "winograd"}}
-    seconds = _timed(other, sample, device, tree["training"]["precision"])[0]
+    seconds = _timed(other, sample, device, tree["training"]["precision"], teacher)[0]
     if seconds * QUICKER >= direct:
         return direct
     tree["training"]["convolution"] = "winograd"

@@ -58,6 +58,8 @@ class Running:
         compiled(net, device)
         if settings.convolution == "winograd":
             winograd.install(net)
+            if self.teacher is not None:  # a copy: whoever lent it draws with it as it was
+                self.teacher = winograd.install(copy.deepcopy(self.teacher))
         self.feed = Feed(batches, device, ranks)
         self.optimiser = settings.optim.build(self.model)
         self.params = [p for g in self.optimiser.param_groups for p in g["params"]]

@@ -18,10 +18,13 @@ from kakusan.app.train.project import Project, project_of
 from kakusan.app.train.rundir import RunDir
 from kakusan.app.train.trained import Trained, go
 from kakusan.checkpoint import read_info
+from kakusan.core.batch import Batch
+from kakusan.core.model import Model
 from kakusan.domains.image import Image
 from kakusan.domains.latent import seen
 from kakusan.files import write_json
 from kakusan.part import KakusanError
+from kakusan.training import plan
 from kakusan.training.ranks import ALONE
 from kakusan.training.schedule import readings
 
@@ -72,6 +75,7 @@ def train_student(
     the last."""
     assert teacher.path is not None
     rounds = planned(teacher, project, wish)
+    _settle_convolution(teacher, project, rounds)
     objective = rounds[0][1]["training"]["objective"]
     distilled = {
         "method": wish.method,
@@ -92,6 +96,19 @@ def train_student(
         told = distilled | ({"within": run.path.name} if name else {})
         write_json(here.environment, rundir.environment() | about | {"processes": 1, "distilled": told})
     return _trained(teacher, project, run, distilled, shown, begun)
+
+
+def _settle_convolution(teacher: Loaded, project: Project, rounds: list[tuple[str, Tree]]) -> None:
+    """As the last round's few steps were faster; the others have its network."""
+
+    def sample(count: int, model: Model) -> Batch:
+        return project.sample_batch(count, teacher.device, model)
+
+    last = rounds[-1][1]
+    plan.settle_convolution(last, sample, teacher.device, teacher.model)
+    if "convolution" in last["training"]:
+        for _, tree in rounds[:-1]:
+            tree["training"].setdefault("convolution", last["training"]["convolution"])
 
 
 def resume_student(run: RunDir, tree: Tree, about: Tree, shown: Progress, begun: dict[str, float]) -> Trained:
