@@ -253,7 +253,7 @@ def make(
             precision = tree["training"].get("precision") or _precision(tree, sample, device)
         tree["training"]["precision"] = precision
         seconds, parameters = _timed(tree, sample, device, precision)
-        if "convolution" not in tree["training"] and device.type == "cpu" and precision != "bf16":
+        if _unsettled(tree, device):
             seconds = _filtered(tree, sample, device, seconds)
         batch = int(tree["training"]["batch"])
         limit = tree["training"].get("minutes")
@@ -274,19 +274,32 @@ def make(
 
 
 def settle_convolution(
-    tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device, teacher: Model
+    tree: dict[str, Any],
+    sample: Callable[[int, Model], Batch],
+    device: torch.device,
+    teacher: Model,
+    say: Callable[[str], None] = lambda words: None,
 ) -> None:
     """Write into a student's recipe how its 3x3 convolutions and its teacher's are computed, where it does not say: by
     Winograd's filtering if a few steps on this CPU are faster so. ``sample`` as in ``make``."""
-    training = tree["training"]
-    if "convolution" in training or device.type != "cpu" or training["precision"] == "bf16":
+    if not _unsettled(tree, device) or not _wide(tree):
         return
+    say(f"timing a few steps on {device} ...")
+    _filtered(tree, sample, device, _timed(tree, sample, device, tree["training"]["precision"], teacher)[0], teacher)
+
+
+def _unsettled(tree: dict[str, Any], device: torch.device) -> bool:
+    """Whether the recipe leaves open how 3x3 convolutions are computed, and there is a choice."""
+    training = tree["training"]
+    return "convolution" not in training and device.type == "cpu" and training["precision"] != "bf16"
+
+
+def _wide(tree: dict[str, Any]) -> bool:
+    """Whether the network has a layer that Winograd's filtering is for."""
     with torch.device("meta"):
         net = build(tree["model"]["denoiser"]["net"], "model.denoiser.net")
     assert isinstance(net, nn.Module)
-    if winograd.layers(net):
-        direct = _timed(tree, sample, device, training["precision"], teacher)[0]
-        _filtered(tree, sample, device, direct, teacher)
+    return bool(winograd.layers(net))
 
 
 def _timed(
@@ -322,11 +335,8 @@ def _filtered(
 ) -> float:
     """Seconds a step as the convolutions of a candidate are faster, ``direct`` or by Winograd's filtering (not timed
     where no layer is wide enough); written into the tree."""
-    with torch.device("meta"):
-        net = build(tree["model"]["denoiser"]["net"], "model.denoiser.net")
-    assert isinstance(net, nn.Module)
     tree["training"]["convolution"] = "direct"
-    if not winograd.layers(net):
+    if not _wide(tree):
         return direct
     other = {"model": tree["model"], "training": tree["training"] | {"convolution": "winograd"}}
     seconds = _timed(other, sample, device, tree["training"]["precision"], teacher)[0]

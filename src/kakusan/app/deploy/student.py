@@ -75,7 +75,7 @@ def train_student(
     the last."""
     assert teacher.path is not None
     rounds = planned(teacher, project, wish)
-    _settle_convolution(teacher, project, rounds)
+    _settle_convolution(teacher, project, rounds, shown)
     objective = rounds[0][1]["training"]["objective"]
     distilled = {
         "method": wish.method,
@@ -98,14 +98,14 @@ def train_student(
     return _trained(teacher, project, run, distilled, shown, begun)
 
 
-def _settle_convolution(teacher: Loaded, project: Project, rounds: list[tuple[str, Tree]]) -> None:
+def _settle_convolution(teacher: Loaded, project: Project, rounds: list[tuple[str, Tree]], shown: Progress) -> None:
     """As the last round's few steps were faster; the others have its network."""
 
     def sample(count: int, model: Model) -> Batch:
         return project.sample_batch(count, teacher.device, model)
 
     last = rounds[-1][1]
-    plan.settle_convolution(last, sample, teacher.device, teacher.model)
+    plan.settle_convolution(last, sample, teacher.device, teacher.model, shown.note)
     if "convolution" in last["training"]:
         for _, tree in rounds[:-1]:
             tree["training"].setdefault("convolution", last["training"]["convolution"])
