@@ -469,6 +469,15 @@ def test_bad_requests_are_one_line(trained, options, said):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "wrong", ["training.convolution=winograt", "training.objective.gap=3", "denoiser.net.width=-8"]
+)
+def test_settings_that_are_refused_leave_nothing(trained, tmp_path, wrong):
+    with pytest.raises(KakusanError, match=wrong.split("=")[1]):
+        student(trained, tmp_path / "student", more=[wrong], method="mean-flow")
+    assert not (tmp_path / "student").exists()
+
+
 def test_a_student_needs_pictures(trained):
     with pytest.raises(KakusanError, match="no data: a student learns from pictures"):
         distill(trained[0], progress=Progress(quiet=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def train(
         if own.get("kind") == Latent.kind and not autoencoder:
             raise KakusanError(f"--recipe {recipe}: is of an autoencoder; to train one again add --autoencoder")
         run = RunDir(Path(ranks.lead(lambda: str(rundir.fresh(out, data).path))))
-        with _tidied(run, out is None, ranks):
+        with rundir.tidied(run, out is None) if ranks.first else contextlib.nullcontext():
             if autoencoder:
                 project = _opened(settings | autoencode.SETTINGS, shown, own.get("domain"), ranks)
                 wanted = planned.wanted(minutes, steps, seed)
@@ -134,20 +134,6 @@ def _settings(said: Tree, data: str | Path, asked: Mapping[str, Any]) -> Tree:
     """The [data] section: what a recipe and overrides say under what is asked for, paths as plain words."""
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}
     return said.get("data", {}) | {k: v for k, v in plain.items() if v is not None} | {"path": str(data)}
-
-
-@contextlib.contextmanager
-def _tidied(run: RunDir, ours: bool, ranks: Ranks) -> Iterator[None]:
-    """Takes the run's folder away again where nothing was begun in it, and the one around it where we made that."""
-    try:
-        yield
-    except BaseException:
-        if ranks.first:
-            with contextlib.suppress(OSError):  # folders that hold something stay
-                run.path.rmdir()
-                if ours:
-                    run.path.parent.rmdir()
-        raise
 
 
 def _record(

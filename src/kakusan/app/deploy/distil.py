@@ -97,17 +97,18 @@ def distill(
         if project is not None and count:
             judgeable(project, "distill")
         run = _folder(out, teacher, chosen, wanted)
-        settings = {"guidance": guidance, "autoguidance": autoguidance}
-        if chosen == "tune":
-            seconds = 60 * (TUNING if minutes is None else minutes)
-            return _tuning(teacher, project, wanted, seconds, settings, count, set_default, run, shown)
-        assert project is not None
-        wish = Wish(chosen, wanted, minutes, guidance, autoguidance, overrides, seed, count, share, weights)
-        done = student.train_student(teacher, project, wish, run, shown, begun)
-        if done.path is None or done.interrupted:
-            return Distilled(run.path, done.path, None, True)
-        about = {"method": chosen, "steps": wanted, "count": count}
-        return report(teacher, project, about, run, shown)
+        with rundir.tidied(run, out is None):
+            settings = {"guidance": guidance, "autoguidance": autoguidance}
+            if chosen == "tune":
+                seconds = 60 * (TUNING if minutes is None else minutes)
+                return _tuning(teacher, project, wanted, seconds, settings, count, set_default, run, shown)
+            assert project is not None
+            wish = Wish(chosen, wanted, minutes, guidance, autoguidance, overrides, seed, count, share, weights)
+            done = student.train_student(teacher, project, wish, run, shown, begun)
+            if done.path is None or done.interrupted:
+                return Distilled(run.path, done.path, None, True)
+            about = {"method": chosen, "steps": wanted, "count": count}
+            return report(teacher, project, about, run, shown)
 
 
 def _method(method: str) -> str:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kakusan.app import facade
 from kakusan.app.command.show import Progress
 from kakusan.app.deploy.distilled import report
@@ -17,6 +19,7 @@ from kakusan.app.train import recipe, rundir
 from kakusan.app.train.project import Project, project_of
 from kakusan.app.train.rundir import RunDir
 from kakusan.app.train.trained import Trained, go
+from kakusan.catalog import build
 from kakusan.checkpoint import read_info
 from kakusan.core.batch import Batch
 from kakusan.core.model import Model
@@ -75,6 +78,10 @@ def train_student(
     the last."""
     assert teacher.path is not None
     rounds = planned(teacher, project, wish)
+    for _, tree in rounds:  # what they refuse, they refuse before anything of the run is written
+        build(tree["training"], "training")
+        with torch.device("meta"):
+            build(tree["model"], "model")
     _settle_convolution(teacher, project, rounds, shown)
     objective = rounds[0][1]["training"]["objective"]
     distilled = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +19,7 @@ from kakusan.app.deploy import adopted
 from kakusan.app.draw.shipped import named, shipped
 from kakusan.part import KakusanError
 
-__all__ = ["RunDir", "environment", "find_model", "fresh"]
+__all__ = ["RunDir", "environment", "find_model", "fresh", "tidied"]
 
 OWN = ("model.safetensors", "recipe.toml")  # what a run has, either of them
 
@@ -94,6 +96,19 @@ def fresh(out: str | Path | None, data: str | Path) -> RunDir:
     except OSError as error:
         raise KakusanError(f"--out {path}: cannot be made ({error.strerror})") from error
     return RunDir(path)
+
+
+@contextlib.contextmanager
+def tidied(run: RunDir, ours: bool) -> Iterator[None]:
+    """Takes the run's folder away again where nothing was begun in it, and the one around it where we made that."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # folders that hold something stay
+            run.path.rmdir()
+            if ours:
+                run.path.parent.rmdir()
+        raise
 
 
 def existing(run: str | Path) -> RunDir:
