@@ -34,7 +34,7 @@ from kakusan.checkpoint import load_model, read_info
 from kakusan.evaluation.features import from_function
 from kakusan.nets import winograd
 from kakusan.part import KakusanError
-from kakusan.training import loop, plan
+from kakusan.training import loop, timing
 from kakusan.training.stop import Stop
 
 SMALL = ["denoiser.net.width=8", "denoiser.net.blocks=1", "training.batch=8", "encoders.label.dim=8"]
@@ -76,6 +76,7 @@ def quiet(tmp_path, monkeypatch):
     monkeypatch.setattr(fewsteps, "LEAST", 12)
     monkeypatch.setattr(tuned, "TEACHER", 8)
     monkeypatch.setattr(distilled, "RIVAL", 1.0)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)  # two runs shall be the same
     monkeypatch.setattr(tuned, "Seeds", lambda: small)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -259,20 +260,28 @@ def test_a_student_of_the_mean_velocity_jumps_and_is_resumed_exactly(trained, tm
         straight.load("cpu").sample(1, cond={"landing": 1.0})
 
 
-@pytest.mark.parametrize("able", [True, False])
-def test_a_student_learns_in_bf16_where_the_processor_has_it(trained, tmp_path, monkeypatch, able):
-    monkeypatch.setattr("kakusan.app.deploy.rounds.half_is_fast", lambda: able)
-    wish = Wish("consistency", 2, 1.0, None, None, (), 0, 0, None, None)
-    loaded = load(trained[0])
-    ((_, tree),) = planned(loaded, opened(loaded, str(trained[1]), None, Progress()), wish)
-    assert tree["training"]["precision"] == ("bf16" if able else "auto")
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_student_learns_in_bf16_where_a_few_steps_are_faster_so(trained, tmp_path, monkeypatch, faster):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    heard: list[tuple[str, bool]] = []
+
+    def timed(tree: Any, sample: Any, device: Any, precision: str, teacher: Any = None) -> tuple[float, int]:
+        heard.append((precision, teacher is not None))
+        return (0.5 if faster and precision == "bf16" else 1.0), 0
+
+    monkeypatch.setattr(timing, "timed", timed)
+    halved(trained, tmp_path / "student")
+    for part in ("student", "student/steps-4"):
+        told = recipe.read(tmp_path / part / "recipe.toml")["training"]["precision"]
+        assert told == ("bf16" if faster else "fp32"), part
+    assert heard and all(teacher for _, teacher in heard), "its teacher's evaluations are part of a step"
 
 
 def test_a_student_learns_with_fewer_products_and_so_does_its_teacher_teach(trained, tmp_path, monkeypatch):
     """The plan is told what is faster; both networks follow it, and the teacher that was lent stays as it is."""
     monkeypatch.setattr(winograd, "CHANNELS", 8)
     quicker = {"winograd": 0.5}
-    monkeypatch.setattr(plan, "_timed", lambda tree, *_: (quicker.get(tree["training"].get("convolution"), 1.0), 0))
+    monkeypatch.setattr(timing, "timed", lambda tree, *_: (quicker.get(tree["training"].get("convolution"), 1.0), 0))
     filtered, honest = [], winograd.conv3x3
 
     def heard(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from kakusan.catalog import build
 from kakusan.core.batch import Batch
 from kakusan.core.model import Model
-from kakusan.training import plan
+from kakusan.training import plan, timing
 from kakusan.training.plan import Facts, make, networks, noise_level
 from kakusan.training.settings import Training
 
@@ -25,7 +25,8 @@ def facts(count: int = 50_000, shape=(3, 32, 32), **more) -> Facts:
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A made machine: a million parameters cost ``pace`` seconds a step, bf16 halves that; what was timed is kept."""
+    """A made machine without bf16 (tests that want it say so): a million parameters cost ``pace`` seconds a step, bf16
+    halves that; what was timed is kept."""
     timed: list[tuple[float, str]] = []
     state = {"pace": 0.05, "bf16": True, "winograd": math.inf, "timed": timed}
 
@@ -37,7 +38,8 @@ def machine(monkeypatch):
         share *= state["winograd"] if tree["training"].get("convolution") == "winograd" else 1.0
         return state["pace"] * parameters / 1e6 * share, parameters
 
-    monkeypatch.setattr(plan, "_timed", fake)
+    monkeypatch.setattr(timing, "timed", fake)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     return state
 
 
@@ -77,13 +79,13 @@ def test_precision_follows_the_clock(machine, monkeypatch):
 
 def test_one_disturbed_timing_does_not_choose_bf16(machine, monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    machine["bf16"], honest, slow = False, plan._timed, iter([3.0])
+    machine["bf16"], honest, slow = False, timing.timed, iter([3.0])
 
     def disturbed(*given):
         seconds, parameters = honest(*given)
         return seconds * next(slow, 1.0), parameters  # the first, in fp32, falls into something else's work
 
-    monkeypatch.setattr(plan, "_timed", disturbed)
+    monkeypatch.setattr(timing, "timed", disturbed)
     assert planned(facts()).training["precision"] == "fp32"
 
 
@@ -96,7 +98,6 @@ def test_winograds_filtering_is_taken_where_it_is_faster_and_makes_room_for_a_la
     made = planned(facts())
     assert made.training["convolution"] == "winograd" and build(made.training).convolution == "winograd"
     assert made.figures["parameters"] > usual.figures["parameters"]
-    machine["bf16"] = True
     assert planned(facts(), overlay=_bf16).training.get("convolution", "direct") == "direct"
 
 
@@ -110,7 +111,7 @@ def test_a_network_without_wide_layers_is_not_timed_with_it(machine):
         tree = {"model": plan.model_spec(facts(), net), "training": plan.training_spec(facts(), 1, None, 0)}
         tree["training"]["precision"] = "fp32"
         machine["timed"].clear()
-        assert plan._filtered(tree, lambda n, model: None, CPU, 1.0) == 1.0
+        assert timing.convolution(tree, lambda n, model: None, CPU, 1.0) == 1.0
         assert bool(machine["timed"]) == able and tree["training"]["convolution"] == "direct"
 
 
@@ -123,10 +124,26 @@ def test_a_students_convolutions_are_settled_by_the_clock_unless_the_recipe_says
     half = {"model": tree["model"], "training": tree["training"] | {"precision": "bf16"}}
     told = {"model": tree["model"], "training": tree["training"] | {"convolution": "direct"}}
     for each in (tree, half, told):
-        plan.settle_convolution(each, lambda n, m: None, CPU, None)
+        timing.settle(each, lambda n, m: None, CPU, None)
     assert tree["training"]["convolution"] == said and told["training"]["convolution"] == "direct"
     assert "convolution" not in half["training"]
     assert len(machine["timed"]) == 2, "what is told is not timed"
+
+
+@pytest.mark.parametrize(("able", "faster"), [(True, True), (True, False), (False, True)])
+def test_a_students_precision_is_settled_by_the_clock_unless_the_recipe_says(machine, monkeypatch, able, faster):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: able)
+    machine["bf16"] = faster
+    tree = {"model": plan.model_spec(facts(), networks(facts(), CPU)[2]), "training": {"convolution": "direct"}}
+    told = {"model": tree["model"], "training": {"precision": "bf16"}}
+    for each in (tree, told):
+        timing.settle(each, lambda n, m: None, CPU, None)
+    assert tree["training"] == {"convolution": "direct", "precision": "bf16" if able and faster else "fp32"}
+    assert told["training"] == {"precision": "bf16"}, "nothing to choose: Winograd's filtering is of fp32"
+    assert bool(machine["timed"]) == able
+    elsewhere = {"model": tree["model"], "training": {}}
+    timing.settle(elsewhere, lambda n, m: None, torch.device("cuda"), None)
+    assert elsewhere["training"] == {}, "auto knows"
 
 
 def test_filtering_asked_for_is_timed_as_it_will_be_where_no_layer_can_have_it():

@@ -6,9 +6,7 @@ the time is taken. The rules and their constants are measured, see docs/explanat
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,18 +17,13 @@ from torch import nn
 from kakusan.catalog import build
 from kakusan.core.batch import Batch
 from kakusan.core.model import Model
-from kakusan.core.objective import Objective
-from kakusan.core.rng import Rng
-from kakusan.nets import winograd
 from kakusan.part import Spec
-from kakusan.training import enlarging, instructing
+from kakusan.training import enlarging, instructing, timing
 from kakusan.training.captions import PROMPT
-from kakusan.training.machine import autocast, wait
-from kakusan.training.optim import Optim
 from kakusan.training.pairs import SOURCE
 from kakusan.training.references import STYLE
 
-__all__ = ["Facts", "Plan", "make", "settle_convolution", "time_steps"]
+__all__ = ["Facts", "Plan", "make"]
 
 NEED = 120_000  # pictures that a network should see for each million of its parameters
 ROUGH = 12_000  # fewer than this and shapes stay loose, whatever the network
@@ -40,8 +33,6 @@ REFERENCE = 4096  # pictures that stable targets are means of ...
 NUMBERS = 8 << 20  # ... of so many numbers in all, at most
 GUIDANCE = 2.0  # of models with classes or captions: short training learns them weakly, and this makes up for it
 USED = 0.9  # of the time asked goes into steps, the rest into planning, previews, checks and the report
-FASTER = 1.1  # bf16 is taken where it is this much faster
-QUICKER = 1.05  # and Winograd's filtering where that is
 
 
 @dataclass(frozen=True)
@@ -198,37 +189,6 @@ def training_spec(facts: Facts, steps: int | None, minutes: float | None, seed: 
     return instructing.training(spec) if facts.instructed else spec
 
 
-def time_steps(
-    model: Model,
-    objective: Objective,
-    optim: Optim,
-    batch: Batch,
-    precision: str = "auto",
-    rounds: int = 3,
-    teacher: Model | None = None,
-) -> float:
-    """Least seconds of a training step after the first, which pays for set-up; the weights are spoilt by it.
-
-    The least, since what else the machine does can only lengthen a step.
-    """
-    model.train()
-    optimiser = optim.build(model)
-    rng = Rng(range(len(batch.x0)), batch.x0.device)
-    cast = autocast(batch.x0.device, precision)
-    taken = []
-    for step in range(rounds + 1):
-        begun = time.perf_counter()
-        with cast():
-            loss = objective.loss(model, batch, rng, step, teacher).mean()
-        loss.backward()
-        with cast():
-            optimiser.step()
-        optimiser.zero_grad()
-        wait(batch.x0.device)
-        taken.append(time.perf_counter() - begun)
-    return min(taken[1:])
-
-
 def make(
     facts: Facts,
     sample: Callable[[int, Model], Batch],
@@ -250,11 +210,11 @@ def make(
         if chosen is not None and tree["model"]["denoiser"]["net"] == chosen["model"]["denoiser"]["net"]:
             break  # the recipe names the network: nothing to choose
         if precision is None:
-            precision = tree["training"].get("precision") or _precision(tree, sample, device)
+            precision = tree["training"].get("precision") or timing.precision(tree, sample, device)
         tree["training"]["precision"] = precision
-        seconds, parameters = _timed(tree, sample, device, precision)
-        if _unsettled(tree, device):
-            seconds = _filtered(tree, sample, device, seconds)
+        seconds, parameters = timing.timed(tree, sample, device, precision)
+        if timing.unsettled(tree, device):
+            seconds = timing.convolution(tree, sample, device, seconds)
         batch = int(tree["training"]["batch"])
         limit = tree["training"].get("minutes")
         seen = 60 * limit * USED / seconds * batch if limit else int(tree["training"].get("steps") or 1) * batch
@@ -271,95 +231,6 @@ def make(
     return Plan(
         chosen["model"], chosen["training"], timings, _figures(facts, chosen, figures), _warnings(facts, figures)
     )
-
-
-def settle_convolution(
-    tree: dict[str, Any],
-    sample: Callable[[int, Model], Batch],
-    device: torch.device,
-    teacher: Model,
-    say: Callable[[str], None] = lambda words: None,
-) -> None:
-    """Write into a student's recipe how its 3x3 convolutions and its teacher's are computed, where it does not say: by
-    Winograd's filtering if a few steps on this CPU are faster so. ``sample`` as in ``make``."""
-    if not _unsettled(tree, device) or not _wide(tree):
-        return
-    say(f"timing a few steps on {device} ...")
-    _filtered(tree, sample, device, _timed(tree, sample, device, tree["training"]["precision"], teacher)[0], teacher)
-
-
-def _unsettled(tree: dict[str, Any], device: torch.device) -> bool:
-    """Whether the recipe leaves open how 3x3 convolutions are computed, and there is a choice."""
-    training = tree["training"]
-    return "convolution" not in training and device.type == "cpu" and training["precision"] != "bf16"
-
-
-def _wide(tree: dict[str, Any]) -> bool:
-    """Whether the network has a layer that Winograd's filtering is for."""
-    with torch.device("meta"):
-        net = build(tree["model"]["denoiser"]["net"], "model.denoiser.net")
-    assert isinstance(net, nn.Module)
-    return bool(winograd.layers(net))
-
-
-def _timed(
-    tree: dict[str, Any],
-    sample: Callable[[int, Model], Batch],
-    device: torch.device,
-    precision: str,
-    teacher: Model | None = None,
-) -> tuple[float, int]:
-    """Seconds a step and number of parameters of a candidate; those of encoders, most of them words that a picture
-    does not have, do not ask for more pictures."""
-    with torch.random.fork_rng(devices=[]):
-        model = build(tree["model"], "model")
-    objective = build(tree["training"]["objective"], "training.objective")
-    optim = build(tree["training"]["optim"], "training.optim")
-    assert isinstance(model, Model) and isinstance(objective, Objective) and isinstance(optim, Optim)
-    model.to(device).to(memory_format=torch.channels_last)
-    parameters = sum(p.numel() for p in model.denoiser.parameters())
-    if tree["training"].get("convolution") == "winograd":
-        winograd.install(model.denoiser.net)
-        teacher = None if teacher is None else winograd.install(copy.deepcopy(teacher))
-    batch = sample(int(tree["training"]["batch"]), model)
-    seconds = time_steps(model, objective, optim, batch, precision, teacher=teacher)
-    return seconds, parameters
-
-
-def _filtered(
-    tree: dict[str, Any],
-    sample: Callable[[int, Model], Batch],
-    device: torch.device,
-    direct: float,
-    teacher: Model | None = None,
-) -> float:
-    """Seconds a step as the convolutions of a candidate are faster, ``direct`` or by Winograd's filtering (not timed
-    where no layer is wide enough); written into the tree."""
-    tree["training"]["convolution"] = "direct"
-    if not _wide(tree):
-        return direct
-    other = {"model": tree["model"], "training": tree["training"] | {"convolution": "winograd"}}
-    seconds = _timed(other, sample, device, tree["training"]["precision"], teacher)[0]
-    if seconds * QUICKER >= direct:
-        return direct
-    tree["training"]["convolution"] = "winograd"
-    return seconds
-
-
-def _precision(tree: dict[str, Any], sample: Callable[[int, Model], Batch], device: torch.device) -> str:
-    """bf16 autocast where this CPU is clearly faster with it, twice in turns; "auto" elsewhere.
-
-    Without the instructions oneDNN emulates it slowly, but one disturbed timing could make it look fast.
-    """
-    if device.type != "cpu":
-        return "auto"
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "fp32"
-    for _ in range(2):
-        plain, half = (_timed(tree, sample, device, p)[0] for p in ("fp32", "bf16"))
-        if half * FASTER >= plain:
-            return "fp32"
-    return "bf16"
 
 
 def _figures(facts: Facts, tree: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from kakusan.distillation.imitation import DENOISING
 from kakusan.distillation.meanflow import LANDING
 from kakusan.distillation.teacher import WEIGHT
 from kakusan.part import KakusanError
-from kakusan.runtime.nets import half_is_fast
 from kakusan.training import plan
 
 __all__ = ["Wish", "planned"]
@@ -77,7 +76,7 @@ def planned(teacher: Loaded, project: Project, wish: Wish) -> list[Round]:
     if wish.method == "mean-flow":
         _landing(spec)
     spec["defaults"] = drawn | {"steps": wish.steps, "guidance": 1.0, "autoguidance": 1.0, "eta": 0.0}
-    tree = {"data": project.settings, "model": spec, "training": _training(objective, project, wish, teacher)}
+    tree = {"data": project.settings, "model": spec, "training": _training(objective, project, wish)}
     tree = recipe.override(tree, wish.overrides)
     training = tree["training"]
     if training.get("steps") is not None:
@@ -170,15 +169,13 @@ _TUNED = {"kind": "optim/muon", "lr": 0.005, "lr_rest": 0.0035}  # of weights th
 _SCRATCH = {"kind": "optim/muon", "lr": 0.01, "lr_rest": 0.007}
 
 
-def _training(objective: Tree, project: Project, wish: Wish, teacher: Loaded) -> Tree:
-    half = teacher.device.type == "cpu" and half_is_fast()  # elsewhere "auto" knows
+def _training(objective: Tree, project: Project, wish: Wish) -> Tree:
     return {
         "kind": "training",
         "objective": objective,
         "optim": dict(_SCRATCH if wish.method == "shrink" else _TUNED),
         "batch": min(64, max(4, len(project.train))),
         "minutes": wish.minutes,
-        "precision": "bf16" if half else "auto",
         "seed": wish.seed,
         "held_out": False,
         "evaluations": 0,

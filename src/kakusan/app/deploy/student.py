@@ -27,7 +27,7 @@ from kakusan.domains.image import Image
 from kakusan.domains.latent import seen
 from kakusan.files import write_json
 from kakusan.part import KakusanError
-from kakusan.training import plan
+from kakusan.training import timing
 from kakusan.training.ranks import ALONE
 from kakusan.training.schedule import readings
 
@@ -82,7 +82,7 @@ def train_student(
         build(tree["training"], "training")
         with torch.device("meta"):
             build(tree["model"], "model")
-    _settle_convolution(teacher, project, rounds, shown)
+    _settle(teacher, project, rounds, shown)
     objective = rounds[0][1]["training"]["objective"]
     distilled = {
         "method": wish.method,
@@ -105,17 +105,18 @@ def train_student(
     return _trained(teacher, project, run, distilled, shown, begun)
 
 
-def _settle_convolution(teacher: Loaded, project: Project, rounds: list[tuple[str, Tree]], shown: Progress) -> None:
-    """As the last round's few steps were faster; the others have its network."""
+def _settle(teacher: Loaded, project: Project, rounds: list[tuple[str, Tree]], shown: Progress) -> None:
+    """Precision and convolutions, as the last round's few steps were faster; the others have its network."""
 
     def sample(count: int, model: Model) -> Batch:
         return project.sample_batch(count, teacher.device, model)
 
-    last = rounds[-1][1]
-    plan.settle_convolution(last, sample, teacher.device, teacher.model, shown.note)
-    if "convolution" in last["training"]:
-        for _, tree in rounds[:-1]:
-            tree["training"].setdefault("convolution", last["training"]["convolution"])
+    last = rounds[-1][1]["training"]
+    timing.settle(rounds[-1][1], sample, teacher.device, teacher.model, shown.note)
+    for _, tree in rounds[:-1]:
+        for key in ("precision", "convolution"):
+            if key in last:
+                tree["training"].setdefault(key, last[key])
 
 
 def resume_student(run: RunDir, tree: Tree, about: Tree, shown: Progress, begun: dict[str, float]) -> Trained:

@@ -23,7 +23,7 @@ from kakusan.core.objective import Objective
 from kakusan.domains.latent import Latent
 from kakusan.files import write_json
 from kakusan.part import KakusanError, Spec
-from kakusan.training import plan
+from kakusan.training import timing
 from kakusan.training.hooks import Result
 from kakusan.training.optim import Optim
 from kakusan.training.ranks import Ranks
@@ -126,7 +126,7 @@ def _show(project: Project, tree: Tree, device: torch.device, shown: Progress) -
     assert isinstance(objective, Objective) and isinstance(optim, Optim)
     batch = project.sample_batch(training.batch, device)
     shape = (net.latent, *(n // net.factor for n in project.domain.size))
-    seconds = plan.time_steps(net.to(device).to(memory_format=torch.channels_last), objective, optim, batch)  # type: ignore[call-overload]
+    seconds = timing.time_steps(net.to(device).to(memory_format=torch.channels_last), objective, optim, batch)  # type: ignore[call-overload]
     numbers = math.prod(batch.x0.shape[1:])
     shown.plan(
         {
