@@ -20,7 +20,11 @@ def dit(channels=2, **kw):
     return DiT(channels, **({"patch": 2, "width": 24, "depth": 2, "heads": 2} | kw))
 
 
-MAKERS = pytest.mark.parametrize("make", [unet, dit])
+def lighter(channels=2, **kw):
+    return unet(channels, **({"activations": 1} | kw))
+
+
+MAKERS = pytest.mark.parametrize("make", [unet, lighter, dit])
 
 
 def shaken(net, seed=0):
@@ -148,7 +152,8 @@ def test_nothing_passes_from_masked_positions(make):
 
 @pytest.mark.parametrize("length", [1, 12, 13, 17])
 @pytest.mark.parametrize("unshuffle", [1, 2])
-def test_unet_padding_changes_nothing(length, unshuffle):
+@pytest.mark.parametrize("unet", [unet, lighter])
+def test_unet_padding_changes_nothing(unet, length, unshuffle):
     """A short signal padded into a longer batch gives what it gives alone, attention and norms included."""
     net = shaken(unet(dims=1, mults=[1, 2, 2], attention=[1, 2], unshuffle=unshuffle))
     x, lam = draw(1, 2, length), torch.tensor([0.5])
@@ -314,3 +319,14 @@ def test_what_is_learnt_from_pieces_holds_for_whole_pictures():
     assert float(differs) > 1e-3
     with pytest.raises(KakusanError, match="norm='batch'"):
         UNet(1, norm="batch")
+
+
+def test_a_block_of_one_activation_has_one_norm_and_the_same_weights():
+    two, one = shaken(unet()), lighter()
+    one.load_state_dict(two.state_dict())
+    block, x, scale, shift = one.levels[0].down[0], draw(2, 16, 6, 6), draw(2, 16, 1, 1), draw(2, 16, 1, 1, seed=2)
+    inner = torch.nn.functional.silu(block.conv0(block.norm0(x, None)) * scale + shift)
+    assert torch.allclose(block(x, scale, shift, None), x + block.conv1(inner), atol=1e-5)
+    assert not torch.allclose(two.levels[0].down[0](x, scale, shift, None), block(x, scale, shift, None), atol=1e-2)
+    with pytest.raises(KakusanError, match="activations=3"):
+        unet(activations=3)

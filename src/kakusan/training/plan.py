@@ -115,6 +115,7 @@ def networks(facts: Facts, device: torch.device) -> list[Spec]:
             "unshuffle": unshuffle,
             "vector": facts.vector,
             "tokens": facts.tokens,
+            "activations": 1,
         }
         for width in widths
     ]
