@@ -3,6 +3,7 @@
     python benchmarks/step.py [--rounds 7] [--minutes 10 | --width 64] [--batch 1 64] [--only 28] [--threads 2]
     python benchmarks/step.py --peer diffusers          the same against a UNet2DModel of about equal size
     python benchmarks/step.py --winograd --width 80     the training step also with Winograd's filtering
+    python benchmarks/step.py --against activations=2   also with that setting of the network, in turns
 
 For pictures of 28x28x1, 32x32x3 and 64x64x4, with the network that the plan chooses for ``--minutes`` here, or the one
 of ``--width``. A training step is the loop's own: loss, backward, clipping, Muon, averages (every fourth step). A
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -136,6 +138,14 @@ def filtered_case(model: Model, training: Training, shape: tuple[int, ...], dire
     return replace(case, name=f"  winograd, {layers} layers", flop=direct.flop)
 
 
+def with_setting(model: Model, setting: str) -> Model:
+    """The same model with another value of one of the network's arguments, ``name=value`` in JSON."""
+    name, _, value = setting.partition("=")
+    own = copy.deepcopy(model)
+    own.denoiser.net = own.denoiser.net.replace(**{name: json.loads(value)})
+    return own.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def sampling_case(model: Model, shape: tuple[int, ...], batch: int) -> Case:
     """Steps of the model's default solver and guidance."""
 
@@ -220,6 +230,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of PyTorch")
     parser.add_argument("--peer", choices=["diffusers"], help="compare pictures a second")
     parser.add_argument("--winograd", action="store_true", help="also train with Winograd's filtering")
+    parser.add_argument("--against", metavar="NAME=VALUE", help="compare with that setting of the network")
     parser.add_argument("--plain-malloc", action="store_true", help="leave the allocator as it is")
     options = parser.parse_args()
     if options.threads:
@@ -238,9 +249,15 @@ def report(shape: tuple[int, ...], options: argparse.Namespace) -> None:
     model, training = chosen(shape, options.minutes, options.width)
     parameters = sum(p.numel() for p in model.parameters())
     cases = [training_case(model, training, shape, batch) for batch in options.batch]
-    if options.winograd:
-        cases += [filtered_case(model, training, shape, case) for case in list(cases)]
-    cases += [sampling_case(model, shape, batch) for batch in options.batch]
+    sampling = [sampling_case(model, shape, batch) for batch in options.batch]
+    twins = [(case, filtered_case(model, training, shape, case)) for case in cases if options.winograd]
+    if options.against:
+        other = with_setting(model, options.against)
+        made = [training_case(other, training, shape, batch) for batch in options.batch]
+        made += [sampling_case(other, shape, batch) for batch in options.batch]
+        named = [replace(case, name=f"  {options.against}") for case in made]
+        twins += zip([*cases, *sampling], named, strict=True)
+    cases += [twin for _, twin in twins] + sampling
     peers: list[Case] = []
     if options.peer:
         peer = make_peer(shape, parameters)
@@ -266,14 +283,12 @@ def report(shape: tuple[int, ...], options: argparse.Namespace) -> None:
             f"{case.name:20s}{spent * 1e3:15.2f}{case.pictures / spent:15.1f}{case.flop:15.3f}{case.extra:15.3f}"
             f"{case.flop / spent:15.1f}{share(case, product):15.1%}{share(case, convolution):15.1%}"
         )
-    for case in cases:
-        if case.name.startswith("  winograd"):
-            direct = next(c for c in cases if c.pictures == case.pictures)
-            ratio = median(a / b for a, b in zip(direct.seconds, case.seconds, strict=True))
-            print(f"{case.name}, batch {case.pictures}: {ratio:.2f} times as fast")
+    for case, twin in twins:
+        ratio = median(a / b for a, b in zip(case.seconds, twin.seconds, strict=True))
+        print(f"{twin.name} in place of it, {case.name}: {ratio:.2f} times as fast")
     for case in cases:
         print(f"  {case.name}: {where_time_goes(case)}")
-    for case, peer_case in zip(cases, peers, strict=False):
+    for case, peer_case in zip([c for c in cases if c not in [twin for _, twin in twins]], peers, strict=False):
         pairs = zip(case.seconds, peer_case.seconds, strict=True)
         ratio = median((case.pictures / a) / (peer_case.pictures / b) for a, b in pairs)
         speed = peer_case.pictures / median(peer_case.seconds)

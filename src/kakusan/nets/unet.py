@@ -144,8 +144,8 @@ class UNet(Net):
     for seamless tiles (sizes that are multiples of unshuffle 2^(levels - 1) then tile exactly). ``norm`` is "group", or
     "pixel": without attention, what is learnt from pieces of pictures then holds for whole ones, borders aside.
     ``activations``: 2 = a norm and a SiLU before each of a block's two convolutions (Ho et al. 2020); 1 = the norm
-    before the first and the SiLU before the second alone, as in a transformer's feed-forward layers: faster, and
-    better in the same time where it was measured.
+    before the first and the SiLU before the second alone, as in a transformer's feed-forward layers: faster, and no
+    worse where it was measured (docs/explanation/planning.md).
 
     The output layer starts at zero, and so does all that a condition enters through, so that adding one to a trained
     network changes nothing at first. With a mask whose valid part begins at index 0, the result there is what that part
