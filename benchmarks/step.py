@@ -248,16 +248,16 @@ def report(shape: tuple[int, ...], options: argparse.Namespace) -> None:
     """Measure one picture shape and print its tables."""
     model, training = chosen(shape, options.minutes, options.width)
     parameters = sum(p.numel() for p in model.parameters())
-    cases = [training_case(model, training, shape, batch) for batch in options.batch]
-    sampling = [sampling_case(model, shape, batch) for batch in options.batch]
-    twins = [(case, filtered_case(model, training, shape, case)) for case in cases if options.winograd]
+    learning = [training_case(model, training, shape, batch) for batch in options.batch]
+    own = learning + [sampling_case(model, shape, batch) for batch in options.batch]
+    twins = [(case, filtered_case(model, training, shape, case)) for case in learning if options.winograd]
     if options.against:
         other = with_setting(model, options.against)
         made = [training_case(other, training, shape, batch) for batch in options.batch]
         made += [sampling_case(other, shape, batch) for batch in options.batch]
         named = [replace(case, name=f"  {options.against}") for case in made]
-        twins += zip([*cases, *sampling], named, strict=True)
-    cases += [twin for _, twin in twins] + sampling
+        twins += zip(own, named, strict=True)
+    cases = [each for case in own for each in (case, *(twin for of, twin in twins if of is case))]
     peers: list[Case] = []
     if options.peer:
         peer = make_peer(shape, parameters)
@@ -288,7 +288,7 @@ def report(shape: tuple[int, ...], options: argparse.Namespace) -> None:
         print(f"{twin.name} in place of it, {case.name}: {ratio:.2f} times as fast")
     for case in cases:
         print(f"  {case.name}: {where_time_goes(case)}")
-    for case, peer_case in zip([c for c in cases if c not in [twin for _, twin in twins]], peers, strict=False):
+    for case, peer_case in zip(own, peers, strict=False):
         pairs = zip(case.seconds, peer_case.seconds, strict=True)
         ratio = median((case.pictures / a) / (peer_case.pictures / b) for a, b in pairs)
         speed = peer_case.pictures / median(peer_case.seconds)
