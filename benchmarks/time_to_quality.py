@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def go(
     ddpm_python: str | None,
     samples: int,
     steps: int | None = None,
-    width: int | None = None,
+    network: Sequence[str] = (),
 ) -> None:
     """One run, in this process or, for the system of the second environment, in that one's Python."""
     train = data / f"{run.data}-train.npz"
@@ -64,11 +65,11 @@ def go(
     if run.system.startswith("kakusan"):
         from quality import ours
 
-        if steps and not width:
+        if steps and not network:
             raise SystemExit(
-                f"{run.system} --steps needs --width: the plan chooses a network by the minutes, not by the steps"
+                f"{run.system} --steps needs --network: the plan chooses one by the minutes, not by the steps"
             )
-        facts = ours.run(*given, width=width, classes=run.system == "kakusan-classes")
+        facts = ours.run(*given, network, classes=run.system == "kakusan-classes")
     else:
         peer = import_module("quality.peer_diffusers" + "_tuned" * (run.system == "diffusers-tuned"))
         facts = peer.run(*given)
@@ -138,7 +139,13 @@ def arguments() -> argparse.Namespace:
     one.add_argument("--minutes", type=float, required=True)
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--steps", type=int, help="count steps instead of time: as many as the minutes gave when quiet")
-    one.add_argument("--width", type=int, help="kakusan's network with --steps: the one its plan took when quiet")
+    one.add_argument(
+        "--network",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="kakusan's with --steps: what its plan took when quiet (width=80 attention=[1,2])",
+    )
     one.add_argument("--samples", type=int, default=1000, help="fewer for a trial, which no table shows")
     every = verbs.add_parser("all", help="every run of a plan that is not done")
     every.add_argument("--plan", type=Path, default=PLAN)
@@ -175,7 +182,7 @@ def main() -> int:
                 args.ddpm_python,
                 args.samples,
                 args.steps,
-                args.width,
+                args.network,
             )
         elif args.verb == "all":
             return go_all(args.plan, args.seeds, args.data, args.out, args.ddpm_python)

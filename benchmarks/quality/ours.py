@@ -7,6 +7,7 @@ pictures: classes, guided, drawn in equal numbers.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,18 @@ def run(
     out: Path,
     count: int,
     steps: int | None = None,
-    width: int | None = None,
+    network: Sequence[str] = (),
     classes: bool = False,
 ) -> Facts:
     """Train for so many minutes, draw the samples with seeds of their own for each run, store them.
 
-    ``steps`` in place of minutes, with the ``width`` that the plan takes for the minutes on the quiet machine.
+    ``steps`` in place of minutes, with the settings of the ``network`` that the plan takes on the quiet machine.
     """
     learn = kakusan.train  # imports happen before the clock starts, here as for the others
     budget = Budget(minutes)
     length: dict[str, Any] = {"minutes": minutes}
     if steps is not None:
-        length = {"steps": steps, "overrides": [f"denoiser.net.width={width}"]}
+        length = {"steps": steps, "overrides": [f"denoiser.net.{setting}" for setting in network]}
     done = learn(train, seed=seed, out=out / "run", labels=None if classes else "none", **length)
     seconds = budget.elapsed()
     begun = time.monotonic()

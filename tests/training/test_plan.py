@@ -10,6 +10,7 @@ import torch
 from kakusan.catalog import build
 from kakusan.core.batch import Batch
 from kakusan.core.model import Model
+from kakusan.part import KakusanError
 from kakusan.training import plan, timing
 from kakusan.training.plan import Facts, make, networks, noise_level
 from kakusan.training.settings import Training
@@ -69,6 +70,15 @@ def test_short_times_are_said_to_be_short(machine):
     assert "very few" in planned(facts(count=30), 0.5).warnings[-1]
     machine["pace"] = 0.001
     assert planned(facts(), 60).warnings == []
+
+
+def test_what_a_recipe_may_not_say_is_refused_before_anything_is_timed(machine):
+    def half(tree):
+        return {"model": tree["model"], "training": tree["training"] | {"precision": "half"}}
+
+    with pytest.raises(KakusanError, match="precision='half': choose one of auto, fp32, bf16"):
+        planned(facts(), overlay=half)
+    assert machine["timed"] == []
 
 
 def test_precision_follows_the_clock(machine, monkeypatch):

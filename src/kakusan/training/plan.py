@@ -211,6 +211,7 @@ def make(
         if chosen is not None and tree["model"]["denoiser"]["net"] == chosen["model"]["denoiser"]["net"]:
             break  # the recipe names the network: nothing to choose
         if precision is None:
+            build(tree["training"], "training")  # what it refuses, it refuses before anything is timed or written
             precision = tree["training"].get("precision") or timing.precision(tree, sample, device)
         tree["training"]["precision"] = precision
         seconds, parameters = timing.timed(tree, sample, device, precision)

@@ -14,7 +14,6 @@ from kakusan.app.judge import doctor
 from kakusan.app.train import recipe as recipes
 from kakusan.app.train.finetune import Way
 from kakusan.app.train.project import Project
-from kakusan.catalog import build
 from kakusan.part import KakusanError
 from kakusan.training import plan
 from kakusan.training.ranks import Ranks
@@ -81,7 +80,6 @@ def planned(
         overlay=overlay,
         say=lambda words: shown.note(f"  {words}"),
     )
-    build(made.training, "training")  # what it refuses, it refuses before anything of the run is written
     tree = {"data": project.settings, "model": made.model, "training": made.training}
     if tuned is not None:
         made = replace(made, warnings=[])  # how much it has to see before it draws at all it has seen
