@@ -24,7 +24,11 @@ def lighter(channels=2, **kw):
     return unet(channels, **({"activations": 1} | kw))
 
 
-MAKERS = pytest.mark.parametrize("make", [unet, lighter, dit])
+def lean(channels=2, **kw):
+    return lighter(channels, **({"kernels": [3, 1]} | kw))
+
+
+MAKERS = pytest.mark.parametrize("make", [unet, lighter, lean, dit])
 
 
 def shaken(net, seed=0):
@@ -330,3 +334,19 @@ def test_a_block_of_one_activation_has_one_norm_and_the_same_weights():
     assert not torch.allclose(two.levels[0].down[0](x, scale, shift, None), block(x, scale, shift, None), atol=1e-2)
     with pytest.raises(KakusanError, match="activations=3"):
         unet(activations=3)
+
+
+def test_the_second_convolution_of_a_lean_block_looks_at_one_place_alone():
+    def reach(net):
+        block, x = net.levels[0].down[0], draw(1, 16, 9, 9)
+        x.requires_grad_()
+        block(x, torch.ones(1, 16, 1, 1), torch.zeros(1, 16, 1, 1), None)[0, 0, 4, 4].backward()
+        return int((x.grad.abs().sum((0, 1)) > 1e-3).sum(0).max())
+
+    wide, narrow = shaken(unet(norm="pixel")), shaken(lean(norm="pixel"))
+    assert (reach(wide), reach(narrow)) == (5, 3)
+    convolutions = [sum(p.numel() for p in net.levels.parameters() if p.ndim == 4) for net in (wide, narrow)]
+    assert convolutions[1] < 0.65 * convolutions[0]
+    for wrong in ([3], [3, 2], [3, 9]):
+        with pytest.raises(KakusanError, match="kernels=.*two odd sizes up to 7"):
+            unet(kernels=wrong)

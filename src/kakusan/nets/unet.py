@@ -7,6 +7,9 @@ one rather than the whole input to a power of two, and everything stays channels
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,15 +72,15 @@ class _Conv:
 
 class _Block(nn.Module):
     """x + conv(silu(norm(conv(silu(norm x))) scale + shift)), or with one activation
-    x + conv(silu(conv(norm x) scale + shift)); the second convolution starts at zero."""
+    x + conv(silu(conv(norm x) scale + shift)); the second convolution starts at zero. ``kernels``: their sizes."""
 
-    def __init__(self, conv: _Conv, size: int, dropout: float, activations: int) -> None:
+    def __init__(self, conv: _Conv, size: int, dropout: float, activations: int, kernels: Sequence[int]) -> None:
         super().__init__()
         self.norm0 = conv.norm(size)
-        self.conv0 = conv(size, size, 3)
+        self.conv0 = conv(size, size, kernels[0])
         self.norm1 = conv.norm(size, affine=False) if activations == 2 else None
         self.dropout = dropout
-        self.conv1 = zero(conv(size, size, 3))
+        self.conv1 = zero(conv(size, size, kernels[1]))
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor, mask: Tensor | None) -> Tensor:
         h = self.norm0(x, mask)
@@ -121,12 +124,11 @@ class _Level(nn.Module):
         blocks: int,
         heads: int,
         tokens: int,
-        dropout: float,
-        activations: int,
+        block: Callable[[], _Block],
     ) -> None:
         super().__init__()
-        self.down = nn.ModuleList(_Block(conv, size, dropout, activations) for _ in range(blocks))
-        self.up = nn.ModuleList(_Block(conv, size, dropout, activations) for _ in range(blocks))
+        self.down = nn.ModuleList(block() for _ in range(blocks))
+        self.up = nn.ModuleList(block() for _ in range(blocks))
         self.down_attend = _Attend(size, heads, tokens) if heads else None
         self.up_attend = _Attend(size, heads, tokens) if heads and below else None
         self.halve = conv.halve(size, below) if below else None
@@ -145,7 +147,9 @@ class UNet(Net):
     "pixel": without attention, what is learnt from pieces of pictures then holds for whole ones, borders aside.
     ``activations``: 2 = a norm and a SiLU before each of a block's two convolutions (Ho et al. 2020); 1 = the norm
     before the first and the SiLU before the second alone, as in a transformer's feed-forward layers: faster, and no
-    worse where it was measured (docs/explanation/planning.md).
+    worse where it was measured (docs/explanation/planning.md). ``kernels``: the sizes of those two convolutions; with
+    [3, 1] the second mixes the channels of each place alone, which is little more than half of the arithmetic, and the
+    loss after as many steps is nearly the same (there too).
 
     The output layer starts at zero, and so does all that a condition enters through, so that adding one to a trained
     network changes nothing at first. With a mask whose valid part begins at index 0, the result there is what that part
@@ -171,9 +175,10 @@ class UNet(Net):
         padding: str = "zeros",
         norm: str = "group",
         activations: int = 2,
+        kernels: list[int] = [3, 3],  # noqa: B006
     ) -> None:
         super().__init__()
-        _check(channels, dims, width, mults, blocks, attention, heads, unshuffle, padding, norm, activations)
+        _check(channels, dims, width, mults, blocks, attention, heads, unshuffle, padding, norm, activations, kernels)
         self.channels, self.dims, self.padding = channels, dims, padding
         self.ports = {"vector": vector, "tokens": tokens, "field": field}
         lift = [1] if dims == 1 else []
@@ -189,10 +194,10 @@ class UNet(Net):
         self.embed = nn.ModuleList([nn.Linear(64, emb), nn.Linear(emb, emb), nn.Linear(emb, emb)])
         self.vector_in = zero(nn.Linear(vector, emb, bias=False)) if vector else None
         self.null = nn.Parameter(torch.randn(1, 1, tokens)) if tokens else None  # a token that is always there
-        self.levels = nn.ModuleList(
-            _Level(conv, size, below, blocks, heads if i in attention else 0, tokens, dropout, activations)
-            for i, (size, below) in enumerate(zip(sizes, [*sizes[1:], 0]))
-        )
+        self.levels = nn.ModuleList()
+        for i, (size, below) in enumerate(zip(sizes, [*sizes[1:], 0])):
+            block = partial(_Block, conv, size, dropout, activations, kernels)
+            self.levels.append(_Level(conv, size, below, blocks, heads if i in attention else 0, tokens, block))
         self.norm = conv.norm(sizes[0])
         self.out = zero(conv(sizes[0], channels * cells, 3))
         self.bypass = zero(conv(channels * cells, channels * cells, 1))  # a full-rank way for x, whatever the width
@@ -305,6 +310,7 @@ def _check(
     padding: str,
     norm: str,
     activations: int,
+    kernels: list[int],
 ) -> None:
     """Refuses sizes that can not work."""
     if dims not in (1, 2, 3):
@@ -321,6 +327,8 @@ def _check(
         raise KakusanError(f"norm={norm!r}: use 'group', or 'pixel' for networks that learn from pieces of pictures")
     if activations not in (1, 2):
         raise KakusanError(f"activations={activations}: a block has 2 (each after a norm), or 1, which is faster")
+    if len(kernels) != 2 or any(k not in (1, 3, 5, 7) for k in kernels):
+        raise KakusanError(f"kernels={kernels}: two odd sizes up to 7, one for each convolution of a block, as [3, 1]")
     for level in attention:
         if not 0 <= level < len(mults):
             raise KakusanError(
