@@ -348,5 +348,5 @@ def test_the_second_convolution_of_a_lean_block_looks_at_one_place_alone():
     convolutions = [sum(p.numel() for p in net.levels.parameters() if p.ndim == 4) for net in (wide, narrow)]
     assert convolutions[1] < 0.65 * convolutions[0]
     for wrong in ([3], [3, 2], [3, 9]):
-        with pytest.raises(KakusanError, match="kernels=.*two odd sizes up to 7"):
+        with pytest.raises(KakusanError, match=r"kernels=.*two odd sizes up to 7"):
             unet(kernels=wrong)
