@@ -148,8 +148,8 @@ class UNet(Net):
     ``activations``: 2 = a norm and a SiLU before each of a block's two convolutions (Ho et al. 2020); 1 = the norm
     before the first and the SiLU before the second alone, as in a transformer's feed-forward layers: faster, and no
     worse where it was measured (docs/explanation/planning.md). ``kernels``: the sizes of those two convolutions; with
-    [3, 1] the second mixes the channels of each place alone, which is little more than half of the arithmetic, and the
-    loss after as many steps is nearly the same (there too).
+    [3, 1] the second mixes the channels of each place alone: little more than half of the arithmetic, faster to train
+    and to draw from, and after as many minutes about as good (there too).
 
     The output layer starts at zero, and so does all that a condition enters through, so that adding one to a trained
     network changes nothing at first. With a mask whose valid part begins at index 0, the result there is what that part

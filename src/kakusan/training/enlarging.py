@@ -15,10 +15,9 @@ STEPS = 12
 
 def networks(candidates: list[Spec], factor: int) -> list[Spec]:
     """The candidates at the scale of the small picture, without attention and with norms of single pixels, so that
-    what is learnt from pieces holds for pictures of any size; lighter blocks were not measured here."""
+    what is learnt from pieces holds for pictures of any size; blocks of one activation were not measured here."""
     fold = min(MOST, factor)
-    own = {"unshuffle": fold, "mults": [1, 1, 1], "attention": [], "norm": "pixel"}
-    own |= {"activations": 2, "kernels": [3, 3]}
+    own = {"unshuffle": fold, "mults": [1, 1, 1], "attention": [], "norm": "pixel", "activations": 2}
     made = [c | own for c in candidates]
     return [c for c in made if c["width"] >= min(STEM, c["channels"] * fold**2)]
 

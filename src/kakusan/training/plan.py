@@ -116,7 +116,6 @@ def networks(facts: Facts, device: torch.device) -> list[Spec]:
             "vector": facts.vector,
             "tokens": facts.tokens,
             "activations": 1,
-            "kernels": [3, 1],
         }
         for width in widths
     ]
