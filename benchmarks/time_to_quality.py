@@ -144,7 +144,7 @@ def arguments() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="kakusan's with --steps: what its plan took when quiet (width=80 attention=[1,2])",
+        help="kakusan's with --steps: what its plan took when quiet (width=80)",
     )
     one.add_argument("--samples", type=int, default=1000, help="fewer for a trial, which no table shows")
     every = verbs.add_parser("all", help="every run of a plan that is not done")
